@@ -1,0 +1,1 @@
+"""What both experiment trees need and no library gives: errors, files, options, runs, and the image TFRecord format."""

@@ -1,0 +1,142 @@
+"""Options as dataclasses: one declaration gives the defaults, the command line, the validation and the JSON."""
+
+import argparse
+import dataclasses
+import re
+
+from experiment_utils.errors import OptionError
+
+
+def option(default, help, type=None, nargs=None, choices=None, check=None, metavar=None):
+    """Declare a dataclass field that is also the flag --NAME.
+
+    type    turns one command-line word into a value (default: the type of `default`); bool makes a switch
+    check   called with the value; raises ValueError with what is wrong
+    """
+    keywords = {"help": help, "type": type, "nargs": nargs, "choices": choices, "metavar": metavar}
+    metadata = {"argument": keywords, "check": check}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise OptionError("%s (see --help)" % message)
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the line breaks of worked examples, and shows each default once."""
+
+    def _get_help_string(self, action):
+        if action.default in (None, False, []) or action.default is argparse.SUPPRESS:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def make_parser(description, examples=None):
+    """Return an argument parser whose mistakes are one line (OptionError), with `examples` at the end of --help."""
+    epilog = None if examples is None else "examples:\n" + examples.rstrip()
+    return _Parser(description=description, epilog=epilog, formatter_class=_HelpFormatter, allow_abbrev=False)
+
+
+def add_flags(parser, options_class):
+    """Add one flag for every field of `options_class` to an argument parser."""
+    for field in dataclasses.fields(options_class):
+        keywords = {name: value for name, value in field.metadata["argument"].items() if value is not None}
+        default = _default(field)
+        if keywords.get("type") is bool or isinstance(default, bool):
+            keywords = {"help": keywords["help"], "action": "store_true"}
+        elif "type" not in keywords and default is not None:
+            example = default[0] if isinstance(default, list) else default
+            keywords["type"] = type(example)
+        parser.add_argument("--" + field.name, default=default, **keywords)
+
+
+def from_namespace(options_class, namespace):
+    """Return a validated `options_class` from the parsed flags."""
+    names = [field.name for field in dataclasses.fields(options_class)]
+    return validate(options_class(**{name: getattr(namespace, name) for name in names}))
+
+
+def parse(options_class, description, examples=None, argv=None):
+    """Parse a command line (default: sys.argv) into a validated `options_class`. Raises OptionError."""
+    parser = make_parser(description, examples)
+    add_flags(parser, options_class)
+    return from_namespace(options_class, parser.parse_args(argv))
+
+
+def validate(options):
+    """Return `options` after every field's check; raise OptionError naming the flag and the value."""
+    for field in dataclasses.fields(options):
+        check, value = field.metadata["check"], getattr(options, field.name)
+        if check is None or value is None:
+            continue
+        try:
+            for item in value if isinstance(value, list) else [value]:
+                check(item)
+        except ValueError as problem:
+            raise OptionError("--%s %s: %s" % (field.name, _words(value), problem)) from None
+    return options
+
+
+def to_json(options):
+    """Return the options as a JSON value: {name: value}."""
+    return dataclasses.asdict(options)
+
+
+def from_json(options_class, values, where):
+    """Return `options_class` from what `to_json` gave. Unknown names, of a newer version, raise OptionError."""
+    names = {field.name for field in dataclasses.fields(options_class)}
+    unknown = sorted(set(values) - names)
+    if unknown:
+        raise OptionError("%s: unknown option %s; it was written by another version" % (where, ", ".join(unknown)))
+    return options_class(**values)
+
+
+def _default(field):
+    return field.default if field.default is not dataclasses.MISSING else field.default_factory()
+
+
+def _words(value):
+    return " ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Checks and types used by several commands
+
+
+def positive(value):
+    if not value > 0:
+        raise ValueError("must be greater than 0")
+
+
+def not_negative(value):
+    if not value >= 0:
+        raise ValueError("must not be negative")
+
+
+def power_of_two(value):
+    if value < 4 or value & (value - 1):
+        raise ValueError("must be a power of two, at least 4")
+
+
+def at_least(minimum):
+    def check(value):
+        if value < minimum:
+            raise ValueError("must be at least %s" % minimum)
+
+    return check
+
+
+def integer_list(text):
+    """Turn '0-3,7' into [0, 1, 2, 3, 7]."""
+    numbers = []
+    for part in text.split(","):
+        match = re.match(r"^(\d+)(?:-(\d+))?$", part.strip())
+        if match is None:
+            raise argparse.ArgumentTypeError("%r is not a list such as 0-3,7" % text)
+        first = int(match.group(1))
+        last = int(match.group(2) or first)
+        numbers.extend(range(first, last + 1))
+    return numbers
