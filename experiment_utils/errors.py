@@ -5,7 +5,7 @@ import sys
 
 
 class UserError(Exception):
-    """Something the user can put right. The message is one line: what is wrong (the file, flag or value) and what to do."""
+    """Something the user can put right. The message is one line: what is wrong (file, flag or value) and what to do."""
 
 
 class OptionError(UserError):
@@ -24,11 +24,12 @@ class TrainingError(UserError):
     """Training that cannot go on: a loss that is not finite."""
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 - it is no error
     """SIGINT or SIGTERM arrived and everything worth keeping is saved. The message says how to go on."""
 
     def __init__(self, message, signal_number):
         super().__init__(message)
+        self.signal_number = signal_number
         self.exit_status = 128 + signal_number
 
 
@@ -69,7 +70,7 @@ def run_command(main):
             raise
         where = "" if error.filename is None else "%s: " % error.filename
         status = _report(name, "%s%s; %s" % (where, error.strerror, _ADVICE[error.errno]))
-    sys.exit(status)
+    sys.exit(status or 0)
 
 
 def _report(name, message):

@@ -91,17 +91,32 @@ def load_tensors(path, error=UserError):
 
     Raises `error` (a UserError) where the file is missing, truncated, or of another kind.
     """
+    with _open_tensors(path, error) as stream:
+        return {name: stream.get_tensor(name) for name in stream.keys()}, _metadata(path, stream, error)
+
+
+def load_metadata(path, error=UserError):
+    """Return the metadata of a file that `save_tensors` wrote, without reading its arrays."""
+    with _open_tensors(path, error) as stream:
+        return _metadata(path, stream, error)
+
+
+@contextlib.contextmanager
+def _open_tensors(path, error):
     if not os.path.isfile(os.fspath(path)):
         raise error("%s: no such file" % path)
     try:
         with safetensors.safe_open(os.fspath(path), framework="numpy") as stream:
-            header = stream.metadata() or {}
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}
+            yield stream
     except safetensors.SafetensorError as problem:
         raise error("%s: not a readable safetensors file (%s)" % (path, problem)) from None
+
+
+def _metadata(path, stream, error):
+    header = stream.metadata() or {}
     if "json" not in header:
         raise error("%s: a safetensors file, but not one that this project wrote" % path)
     try:
-        return tensors, json.loads(header["json"])
+        return json.loads(header["json"])
     except ValueError as problem:
         raise error("%s: its metadata is not valid JSON (%s)" % (path, problem)) from None

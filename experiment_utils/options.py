@@ -40,8 +40,8 @@ def make_parser(description, examples=None):
     return _Parser(description=description, epilog=epilog, formatter_class=_HelpFormatter, allow_abbrev=False)
 
 
-def add_flags(parser, options_class):
-    """Add one flag for every field of `options_class` to an argument parser."""
+def add_flags(parser, options_class, defaults=True):
+    """Add a flag for every field of `options_class`. Without `defaults`, a flag that is not given stays absent."""
     for field in dataclasses.fields(options_class):
         keywords = {name: value for name, value in field.metadata["argument"].items() if value is not None}
         default = _default(field)
@@ -50,7 +50,7 @@ def add_flags(parser, options_class):
         elif "type" not in keywords and default is not None:
             example = default[0] if isinstance(default, list) else default
             keywords["type"] = type(example)
-        parser.add_argument("--" + field.name, default=default, **keywords)
+        parser.add_argument("--" + field.name, default=default if defaults else argparse.SUPPRESS, **keywords)
 
 
 def from_namespace(options_class, namespace):
@@ -64,6 +64,13 @@ def parse(options_class, description, examples=None, argv=None):
     parser = make_parser(description, examples)
     add_flags(parser, options_class)
     return from_namespace(options_class, parser.parse_args(argv))
+
+
+def given_flags(options_class, argv=None):
+    """Return the names of the flags that a command line sets itself, rather than leaving them at their defaults."""
+    parser = make_parser(None)
+    add_flags(parser, options_class, defaults=False)
+    return set(vars(parser.parse_args(argv)))
 
 
 def validate(options):

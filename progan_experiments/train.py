@@ -1,0 +1,361 @@
+#!/usr/bin/env python
+"""Train a ProGAN: vanilla, with InfoGAN, or with the Hessian Penalty; from scratch, resumed or fine-tuned."""
+
+import dataclasses
+import os
+
+from experiment_utils import __version__, options, runs
+from experiment_utils.errors import Interrupted, OptionError, run_command
+from experiment_utils.files import write_json
+from experiment_utils.options import at_least, not_negative, option, positive, power_of_two
+from progan import schedule
+from progan.dataset import open_dataset
+
+EXAMPLES = """
+  a first run, minutes on a laptop: the CLEVR set that ships with the project, small networks, the Hessian Penalty
+    train.py --dataset clevr_1fov_32 --resolution 16 --fmap_base 64 --minibatch 16 --hp_lambda 0.0125 \\
+             --stage_kimg 10 --fade_kimg 10 --warmup_kimg 20 --total_kimg 60 --snapshot_kimg 20
+  the published setting on one GPU, without the penalty
+    train.py --dataset edges_and_shoes --hp_lambda 0 --total_kimg 50000
+  go on with run 3, from its latest snapshot
+    train.py --resume_exp 3
+  fine-tune run 3 with the Hessian Penalty, as a new run
+    train.py --resume_exp 3 --hp_lambda 0.05 --total_kimg 60000
+"""
+
+PUBLISHED_HP_LAMBDAS = (0.1, 0.025)
+RESUME_FLAGS = ("resume_exp", "resume_snapshot")
+LOSS_FLAGS = (
+    "hp_lambda",
+    "epsilon",
+    "num_rademacher_samples",
+    "layers_to_reg",
+    "warmup_kimg",
+    "hp_start_kimg",
+    "infogan_lambda",
+    "infogan_nz",
+)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Options
+
+
+def minibatch_sizes(text, resolution):
+    """Return {resolution: real images a step} from '16' (at all resolutions up to the full one) or '4:64,8:32'."""
+    try:
+        if ":" in text:
+            sizes = {int(res): int(size) for res, size in (part.split(":") for part in text.split(","))}
+        else:
+            sizes = {2**r: int(text) for r in range(2, schedule.log2(resolution) + 1)}
+    except ValueError:
+        raise ValueError("is neither a number nor a list such as 4:64,8:32") from None
+    for res, size in sizes.items():
+        power_of_two(res)
+        if size < 1 or (size > 4 and size % 4):
+            raise ValueError("must be a multiple of 4 (the group of the minibatch standard deviation), or 1 to 4")
+    return sizes
+
+
+@dataclasses.dataclass
+class TrainOptions:
+    """The flags of train.py."""
+
+    dataset: str = option(None, "name of a dataset in --data_dir, of one that ships with the project, or a path", str)
+    data_dir: str = option("datasets", "where datasets are found, and shipped ones unpacked")
+    results_dir: str = option("results", "where the run's own directory, NNNNN-DESCRIPTION, is made")
+    num_gpus: int = option(None, "GPUs to use; 0: the CPU (default: one if there is one)", int, check=not_negative)
+    num_threads: int = option(0, "CPU threads; 1 makes runs repeat bit for bit; 0: all", check=not_negative)
+    seed: int = option(1000, "of every random draw", check=not_negative)
+
+    resolution: int = option(None, "full resolution (default: 128, or the dataset's if lower)", int, check=power_of_two)
+    nz: int = option(12, "components of the latent z", check=positive)
+    fmap_base: int = option(8192, "feature maps at resolution 2^r: fmap_base / 2^(r-1)...", check=positive)
+    fmap_max: int = option(512, "...but at most this many", check=positive)
+
+    total_kimg: float = option(30000.0, "train until so many thousand real images were shown", check=positive)
+    initial_resolution: int = option(4, "resolution to start at", check=power_of_two)
+    stage_kimg: float = option(600.0, "kimg at each resolution before the next one fades in", check=not_negative)
+    fade_kimg: float = option(600.0, "kimg over which a resolution fades in", check=not_negative)
+    minibatch: str = option(
+        None,
+        "real images a step: a number, or by resolution as in 4:64,8:32 (default: the published ones, scaled from 4 "
+        "GPUs to --num_gpus)",
+        str,
+        metavar="N|RES:N,...",
+        check=lambda text: minibatch_sizes(text, resolution=4),
+    )
+    lr: float = option(0.001, "learning rate of Adam, for both players", check=positive)
+
+    hp_lambda: float = option(
+        0.05,
+        "weight of the Hessian Penalty; 0: none. In units of the unbiased estimator: published weights belong to a "
+        "biased one and are to be multiplied by (k-1)/k, so the published 0.1 and 0.025 are 0.05 and 0.0125 here",
+        check=not_negative,
+    )
+    epsilon: float = option(0.1, "step of its central differences; its size goes with 1/epsilon^4", check=positive)
+    num_rademacher_samples: int = option(2, "k: directions it samples for each z", check=at_least(2))
+    layers_to_reg: list = option(
+        None,
+        "layers of G that it regularises: 1 is the 4x4 dense one, 2 the 4x4 convolution, then two a resolution, last "
+        "the RGB output (default: 1 to 10, as far as the resolution has them)",
+        int,
+        nargs="+",
+        check=positive,
+    )
+    warmup_kimg: float = option(
+        None,
+        "kimg over which its weight rises from 0 (default: 0 from scratch, 10000 when fine-tuning)",
+        float,
+        check=not_negative,
+    )
+    hp_start_kimg: float = option(0.0, "kimg at which it sets in, for models trained from scratch", check=not_negative)
+    infogan_lambda: float = option(0.0, "weight of InfoGAN's regression; 0: none", check=not_negative)
+    infogan_nz: int = option(0, "components of z, the first ones, that InfoGAN regresses", check=not_negative)
+
+    resume_exp: int = option(None, "go on with this run's number, or fine-tune it with other losses", int)
+    resume_snapshot: str = option("latest", "kimg of the run's snapshot to take, or 'latest', or the path of any")
+
+    tick_kimg: float = option(
+        None, "kimg between two reports (default: 40 to 160 by resolution)", float, check=positive
+    )
+    snapshot_kimg: float = option(
+        None, "kimg between two snapshots (default: at the 1st and every 5th report)", float, check=positive
+    )
+    keep_states: int = option(0, "keep the training state of so many newest snapshots; 0: of all", check=not_negative)
+    compute_interp_ticks: int = option(5, "reports between two latent traversal GIFs; 0: none", check=not_negative)
+    compute_metrics_ticks: int = option(5, "reports between two evaluations of --metrics", check=positive)
+    metrics: list = option([], "metrics to compute during training (not available yet)", str, nargs="*")
+    dashboard_api: str = option(
+        "tensorboard", "where curves go (wandb: not available yet)", choices=("tensorboard", "wandb")
+    )
+    wandb_entity: str = option(None, "Weights & Biases account (not available yet)", str)
+
+
+def check_combination(chosen):
+    """Raise OptionError for flags that contradict each other, or that this version refuses."""
+    if chosen.metrics:
+        raise OptionError(f"--metrics {' '.join(chosen.metrics)}: metrics during training are not available yet")
+    if chosen.num_gpus is not None and chosen.num_gpus > 1:
+        raise OptionError(f"--num_gpus {chosen.num_gpus}: training on several GPUs is not available yet; use 0 or 1")
+    if chosen.dashboard_api == "wandb" or chosen.wandb_entity is not None:
+        raise OptionError("--dashboard_api wandb, --wandb_entity: not available yet; use tensorboard")
+    if chosen.infogan_nz > chosen.nz:
+        raise OptionError(f"--infogan_nz {chosen.infogan_nz}: z has only {chosen.nz} components (--nz)")
+    if (chosen.infogan_lambda > 0) != (chosen.infogan_nz > 0):
+        raise OptionError("--infogan_lambda and --infogan_nz: InfoGAN needs both greater than 0, or neither")
+    if chosen.initial_resolution > chosen.resolution:
+        raise OptionError(f"--initial_resolution {chosen.initial_resolution}: above --resolution {chosen.resolution}")
+    layers = schedule.num_layers(chosen.resolution)
+    for layer in chosen.layers_to_reg:
+        if layer > layers:
+            raise OptionError(f"--layers_to_reg {layer}: at {chosen.resolution} px G has layers 1 to {layers}")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The command
+
+
+def main(argv=None):
+    chosen = options.parse(TrainOptions, __doc__, EXAMPLES, argv)
+    given = options.given_flags(TrainOptions, argv) - set(RESUME_FLAGS)
+    resumed = None
+    if chosen.resume_exp is not None or chosen.resume_snapshot != "latest":
+        resumed = Resumed(chosen, given)
+        chosen = resumed.options
+    if chosen.dataset is None:
+        raise OptionError("--dataset: which one? (dataset_tool.py makes them; clevr_1fov_32 ships with the project)")
+    dataset = open_dataset(chosen.dataset, chosen.data_dir)
+    if chosen.resolution is None:
+        chosen.resolution = min(dataset.resolution, 128)
+    if chosen.resolution > dataset.resolution:
+        raise OptionError(f"--resolution {chosen.resolution}: {dataset.name} has images of {dataset.resolution} px")
+    if chosen.layers_to_reg is None:
+        # The RGB output, one more layer at the end, is not among the defaults.
+        chosen.layers_to_reg = list(range(1, min(10, schedule.num_layers(chosen.resolution) - 1) + 1))
+    check_combination(chosen)
+
+    # TensorFlow takes seconds to import: only once everything that can be said without it is said.
+    from progan.inference import count_gpus
+    from progan.networks import NetworkSpec
+    from progan.training import train
+
+    if chosen.num_gpus is None:
+        chosen.num_gpus = min(count_gpus(), 1)
+    spec = NetworkSpec(
+        chosen.resolution, dataset.channels, chosen.nz, chosen.fmap_base, chosen.fmap_max, chosen.infogan_nz
+    )
+    if resumed is None:
+        loss_options, start = loss_options_from_scratch(chosen), None
+    else:
+        loss_options, start = resumed.loss_options, resumed.start(spec)
+    run_dir = resumed.run_dir if resumed and resumed.in_place else new_run_dir(chosen)
+    record = {
+        "flags": {name: value for name, value in options.to_json(chosen).items() if name not in RESUME_FLAGS},
+        "loss": dataclasses.asdict(loss_options),
+        "package_version": __version__,
+    }
+    write_json(os.path.join(run_dir, "options.json"), record)
+    log = runs.Log(os.path.join(run_dir, "log.txt"))
+    log(f"run directory {run_dir}")
+    log(f"{dataset.name}: {len(dataset)} images, training at {chosen.resolution} px on {device_name(chosen.num_gpus)}")
+    for line in notes(chosen, given, loss_options, resumed):
+        log(line)
+    try:
+        path = train(
+            run_dir,
+            dataset,
+            spec,
+            loss_options,
+            record,
+            log,
+            start=start,
+            total_kimg=chosen.total_kimg,
+            seed=chosen.seed,
+            lr=chosen.lr,
+            minibatch=minibatch_sizes(chosen.minibatch, chosen.resolution) if chosen.minibatch else None,
+            initial_resolution=chosen.initial_resolution,
+            stage_kimg=chosen.stage_kimg,
+            fade_kimg=chosen.fade_kimg,
+            tick_kimg=chosen.tick_kimg,
+            snapshot_kimg=chosen.snapshot_kimg,
+            interpolation_ticks=chosen.compute_interp_ticks,
+            keep_states=chosen.keep_states,
+            num_gpus=chosen.num_gpus,
+            num_threads=chosen.num_threads,
+        )
+    except Interrupted as stopped:
+        raise Interrupted(f"{stopped}; go on with: {resume_command(run_dir, chosen)}", stopped.signal_number) from None
+    log(f"done: {path}" if path else f"nothing to do: already beyond {chosen.total_kimg:g} kimg (raise --total_kimg)")
+
+
+def loss_options_from_scratch(chosen):
+    """Return the LossOptions of a new model."""
+    from progan.stage import LossOptions
+
+    values = {field.name: getattr(chosen, field.name) for field in dataclasses.fields(LossOptions)}
+    values["warmup_kimg"] = chosen.warmup_kimg or 0.0
+    return LossOptions(**values)
+
+
+def new_run_dir(chosen):
+    method = "hessian_penalty" if chosen.hp_lambda else "infogan" if chosen.infogan_lambda else "vanilla"
+    name = os.path.basename(os.path.normpath(chosen.dataset))
+    return runs.create_run_dir(chosen.results_dir, f"{name}-{chosen.resolution}px-{method}")
+
+
+def device_name(num_gpus):
+    return "a GPU" if num_gpus else "the CPU"
+
+
+def resume_command(run_dir, chosen):
+    command = f"train.py --resume_exp {int(os.path.basename(run_dir).split('-')[0])}"
+    for name in ("results_dir", "data_dir"):
+        if getattr(chosen, name) != getattr(TrainOptions, name):
+            command += f" --{name} {getattr(chosen, name)}"
+    return command
+
+
+def notes(chosen, given, loss_options, resumed):
+    """Return the lines that say what a user might not expect."""
+    lines = list(resumed.notes) if resumed else []
+    if "hp_lambda" in given and chosen.hp_lambda in PUBLISHED_HP_LAMBDAS:
+        k = chosen.num_rademacher_samples
+        lines.append(
+            f"note: {chosen.hp_lambda:g} is a published weight, of a biased estimator; "
+            f"the same strength here is --hp_lambda {chosen.hp_lambda * (k - 1) / k:g}"
+        )
+    if loss_options.hp_lambda and (loss_options.warmup_kimg or loss_options.hp_start_kimg):
+        lines.append(
+            f"the Hessian Penalty's weight rises from 0 at {loss_options.hp_start_kimg:g} kimg to "
+            f"{loss_options.hp_lambda:g} over {loss_options.warmup_kimg:g} kimg"
+        )
+    return lines
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Resuming
+
+
+class Resumed:
+    """A snapshot to go on from, and what of the command line still applies.
+
+    The flags of its run are the defaults now. The same losses go on in the same run directory, other ones (fine-tuning)
+    start a new run.
+    """
+
+    def __init__(self, chosen, given):
+        from progan.snapshot import find_snapshot, load_snapshot, pretrained_models
+
+        which = chosen.resume_snapshot
+        self.run_dir = None
+        if chosen.resume_exp is not None:
+            self.run_dir = runs.find_run_dir(chosen.results_dir, chosen.resume_exp)
+        if self.run_dir is not None and (which == "latest" or which.isdigit()):
+            self.path = find_snapshot(self.run_dir, which if which == "latest" else int(which))
+        else:
+            self.path = pretrained_models().get(which, which)
+        self.snapshot = load_snapshot(self.path)
+        self.notes = [f"from {self.path}, {self.snapshot.kimg:g} kimg"]
+        stored = self.snapshot.options["flags"]
+        for name in ("nz", "resolution", "fmap_base", "fmap_max", "infogan_nz"):
+            mine, theirs = getattr(chosen, name), getattr(self.snapshot.spec, name)
+            added = name == "infogan_nz" and 0 in (mine, theirs)  # the Q head can come and go
+            if name in given and mine != theirs and not added:
+                raise OptionError(f"--{name} {mine}: {self.path} has {name} {theirs}")
+        merged = dict(stored, **{name: getattr(chosen, name) for name in given})
+        merged.update(
+            results_dir=chosen.results_dir, data_dir=chosen.data_dir, resume_exp=None, resume_snapshot="latest"
+        )
+        self.options = options.validate(options.from_json(TrainOptions, merged, self.path))
+        changed = self._changed_losses(given)
+        self.in_place = self.run_dir is not None and os.path.dirname(self.path) == self.run_dir and not changed
+        self.loss_options = self._loss_options(given)
+        if changed:
+            self.notes.append(f"other losses than that run's ({', '.join(changed)}): a new run")
+
+    def _changed_losses(self, given):
+        stored, resolved = self.snapshot.options["flags"], self.snapshot.options["loss"]
+        names = [name for name in LOSS_FLAGS if name in given]
+        return [n for n in names if getattr(self.options, n) not in (stored[n], resolved.get(n, stored[n]))]
+
+    def _loss_options(self, given):
+        """The penalty's ramp keeps its origin, unless a model trained without it begins to be trained with it."""
+        from progan.stage import LossOptions
+
+        stored = self.snapshot.options["loss"]
+        if self.in_place:
+            return LossOptions(**stored)
+        values = {name: getattr(self.options, name) for name in stored}
+        if values["layers_to_reg"] is None:
+            values["layers_to_reg"] = stored["layers_to_reg"]
+        if stored["hp_lambda"] == 0 and values["hp_lambda"] > 0:
+            values["hp_start_kimg"] = self.snapshot.kimg
+            if "warmup_kimg" not in given:
+                values["warmup_kimg"] = 10000.0
+            self.notes.append(f"fine-tuning: the penalty's ramp is counted from {self.snapshot.kimg:g} kimg")
+        elif "warmup_kimg" not in given:
+            values["warmup_kimg"] = stored["warmup_kimg"]
+        return LossOptions(**values)
+
+    def start(self, spec):
+        """Return (networks, optimiser slots, Progress) for `train`."""
+        from progan.snapshot import load_state
+        from progan.training import Progress, new_networks
+
+        # Weights that the snapshot lacks are those of a Q head that it did not have.
+        networks = new_networks(spec, self.options.seed)
+        for net, weights in networks.items():
+            weights.update({name: value for name, value in self.snapshot.networks[net].items() if name in weights})
+        if self.in_place and self.snapshot.state_name is not None:
+            state_path = os.path.join(self.run_dir, self.snapshot.state_name)
+            if os.path.exists(state_path):
+                slots, counters = load_state(self.run_dir, self.snapshot.state_name)
+                return networks, slots, Progress(**counters)
+            self.notes.append(f"no {self.snapshot.state_name}: the optimisers start anew")
+        images = self.snapshot.images_shown
+        return networks, None, Progress(images_shown=images, tick_start_images=images, lod=self.snapshot.lod)
+
+
+if __name__ == "__main__":
+    run_command(main)
