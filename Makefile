@@ -1,0 +1,33 @@
+# make demo    render, train, look: the whole of it in a few minutes
+# make test    the test suite
+# Both set up what they need in .venv the first time. PYTHON=python3.12 chooses an interpreter, with a .venv of its own.
+
+PYTHON ?=
+VENV := .venv$(if $(PYTHON),-$(notdir $(PYTHON)))
+SETUP := python3 tools/make_environment.py
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test test-legacy lint bench setup
+
+demo: setup
+	$(RUN) progan_experiments/demo.py
+
+# TensorFlow and PyTorch are imported in one order only, so the suites run in processes of their own.
+SUITES := tests/penalty tests/portable tests/utils tests/progan
+
+test: setup
+	@set -e; for suite in $(SUITES); do echo "== $$suite"; $(RUN) -m pytest $$suite; done
+
+test-legacy:
+	@$(SETUP) legacy .venv-legacy $(if $(PYTHON),--python $(PYTHON))
+	@set -e; for suite in $(SUITES); do echo "== $$suite"; .venv-legacy/bin/python -m pytest $$suite; done
+
+lint: setup
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+
+bench: setup
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(RUN) $$script; done
+
+setup:
+	@$(SETUP) modern $(VENV) $(if $(PYTHON),--python $(PYTHON))
