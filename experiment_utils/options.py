@@ -31,12 +31,14 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
     def _get_help_string(self, action):
         if action.default in (None, False, []) or action.default is argparse.SUPPRESS:
             return action.help
+        if isinstance(action.default, list):
+            return f"{action.help} (default: {_words(action.default)})"
         return super()._get_help_string(action)
 
 
 def make_parser(description, examples=None):
     """Return an argument parser whose mistakes are one line (OptionError), with `examples` at the end of --help."""
-    epilog = None if examples is None else "examples:\n" + examples.rstrip()
+    epilog = None if examples is None else "examples:\n" + examples.strip("\n")
     return _Parser(description=description, epilog=epilog, formatter_class=_HelpFormatter, allow_abbrev=False)
 
 

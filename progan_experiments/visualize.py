@@ -1,0 +1,154 @@
+#!/usr/bin/env python
+"""Show what each latent component of a ProGAN does: a row a component, a column a sample, as GIF, MP4 or stills."""
+
+import dataclasses
+import os
+import re
+
+import numpy as np
+
+from experiment_utils import options, runs
+from experiment_utils.errors import OptionError, SnapshotError, run_command
+from experiment_utils.options import not_negative, option, positive
+from latent_traversal import save_gif, save_mp4, save_png, save_stills, sweep_columns
+
+EXAMPLES = """
+  a model that ships with the project
+    visualize.py --models clevr_1fov_16_fs
+  the latest snapshot of run 3, and snapshot 600 of run 5, as videos
+    visualize.py --models 3 5 --snapshot_kimgs latest 600 --format mp4
+  any snapshot, two sets of samples, the components as they are numbered
+    visualize.py --models path/to/network-snapshot-000600.safetensors --seeds 1 2 --no_sort
+"""
+
+BAR_WIDTH = 30  # characters of the longest bar of the printed table
+
+
+@dataclasses.dataclass
+class VisualizeOptions:
+    """The flags of visualize.py."""
+
+    models: list = option(
+        [], "run numbers, paths of snapshots, or names of shipped models", str, nargs="+", metavar="MODEL"
+    )
+    snapshot_kimgs: list = option(
+        ["latest"],
+        "for run numbers: kimg of the snapshot, or latest; one for all models or one each",
+        nargs="+",
+        metavar="KIMG",
+    )
+    results_dir: str = option("results", "where run numbers are looked up")
+    out_dir: str = option("visualizations", "where the pictures go")
+    format: list = option(["gif"], "what to write", nargs="+", choices=("gif", "mp4", "stills"))
+    stills_only: bool = option(False, "the same as --format stills")
+    n_frames_to_save: int = option(0, "frames of each video to save as PNG too", check=not_negative)
+
+    seeds: list = option([0], "of the samples; a video for each", nargs="+", check=not_negative, metavar="SEED")
+    samples: int = option(8, "columns", check=positive)
+    nz_per_vid: int = option(12, "rows of a video; further components go into further ones", check=positive)
+    steps: int = option(90, "frames of a sweep from one end to the other", check=options.at_least(2))
+    extent: float = option(2.0, "the sweep goes from minus this to this", check=positive)
+    no_sort: bool = option(False, "leave the components in their order, not the most active first")
+    interpolate_pre_norm: bool = option(
+        False, "sweep before the latents are normalised, not after (for models of few components)"
+    )
+    no_loop: bool = option(False, "sweep one way, not there and back")
+    fps: int = option(30, "frames a second", check=positive)
+    transpose: bool = option(False, "components as columns, samples as rows")
+    pad_x: int = option(4, "pixels between columns", check=not_negative)
+    pad_y: int = option(4, "pixels between rows", check=not_negative)
+    minibatch_size: int = option(100, "images to generate at once", check=positive)
+    num_gpus: int = option(None, "0: the CPU; 1: a GPU (default: one if there is one)", int, check=not_negative)
+
+
+def main(argv=None):
+    chosen = options.parse(VisualizeOptions, __doc__, EXAMPLES, argv)
+    if not chosen.models:
+        raise OptionError("--models: which? (a run number, the path of a snapshot, or a shipped model)")
+    formats = {"stills"} if chosen.stills_only else set(chosen.format)
+    if "gif" in formats and chosen.fps > 50:
+        raise OptionError(f"--fps {chosen.fps}: a GIF shows at most 50 frames a second; use --format mp4")
+
+    from progan.inference import TrainedGenerator, count_gpus
+    from progan.snapshot import load_snapshot
+
+    num_gpus = count_gpus() if chosen.num_gpus is None else chosen.num_gpus
+    for name, path in find_models(chosen):
+        with TrainedGenerator(load_snapshot(path), num_gpus) as generator:
+            visualize(generator, name, chosen, formats)
+
+
+def find_models(chosen):
+    """Return (name for output files, snapshot path) of each of --models."""
+    from progan.snapshot import find_snapshot, pretrained_models
+
+    kimgs = chosen.snapshot_kimgs
+    if len(kimgs) == 1:
+        kimgs = kimgs * len(chosen.models)
+    if len(kimgs) != len(chosen.models):
+        raise OptionError(f"--snapshot_kimgs: {len(kimgs)} for {len(chosen.models)} models; give one, or one each")
+    found = []
+    for model, kimg in zip(chosen.models, kimgs):
+        if kimg != "latest" and not kimg.isdigit():
+            raise OptionError(f"--snapshot_kimgs {kimg}: neither a number nor 'latest'")
+        if model.isdigit():
+            run_dir = runs.find_run_dir(chosen.results_dir, int(model))
+            path = find_snapshot(run_dir, kimg if kimg == "latest" else int(kimg))
+            found.append((f"{os.path.basename(run_dir)}-{re.findall(r'[0-9]+', os.path.basename(path))[-1]}", path))
+        elif model in pretrained_models():
+            found.append((model, pretrained_models()[model]))
+        elif os.path.exists(model):
+            found.append((os.path.splitext(os.path.basename(model))[0], model))
+        else:
+            shipped = ", ".join(pretrained_models()) or "none"
+            raise SnapshotError(f"--models {model}: neither a run number, nor a file, nor a shipped model ({shipped})")
+    return found
+
+
+def visualize(generator, name, chosen, formats):
+    """Write all pictures of one model, and print what each component does."""
+    from progan.traversal import activeness_by_component, component_frames, component_strips
+
+    nz, pre_norm = generator.spec.nz, chosen.interpolate_pre_norm
+    scores = activeness_by_component(
+        generator, nz, pre_norm=pre_norm, extent=chosen.extent, minibatch=chosen.minibatch_size
+    )
+    order = list(range(nz)) if chosen.no_sort else np.argsort(-scores, kind="stable").tolist()
+    print(f"{name}: activeness of the {nz} components of z")
+    for component in order:
+        bar = "#" * round(BAR_WIDTH * float(scores[component] / max(scores.max(), 1e-12)))
+        print(f"  z{component:<3d} {scores[component]:.5f} {bar}")
+    layout = {"pad_x": chosen.pad_x, "pad_y": chosen.pad_y, "transpose": chosen.transpose}
+    parts = [order[i : i + chosen.nz_per_vid] for i in range(0, nz, chosen.nz_per_vid)]
+    for seed in chosen.seeds:
+        z = np.random.RandomState(seed).standard_normal([chosen.samples, nz])
+        for number, components in enumerate(runs.progress(parts, desc="rendering", unit="video", disable=None)):
+            strips = component_strips(
+                generator, z, components, chosen.extent, chosen.steps, pre_norm, chosen.minibatch_size
+            )
+            frames = component_frames(strips, components, scores, **layout)
+            stem = os.path.join(chosen.out_dir, f"{name}-seed{seed}" + (f"-part{number}" if len(parts) > 1 else ""))
+            for path in write(stem, frames, formats, chosen):
+                print(path)
+            if "stills" in formats:
+                sweep = component_frames(sweep_columns(strips), components, scores, **layout)
+                save_png(stem + "-sweep.png", sweep[0])
+                print(stem + "-sweep.png")
+
+
+def write(stem, frames, formats, chosen):
+    """Write the frames in all formats; return the paths."""
+    os.makedirs(os.path.dirname(stem), exist_ok=True)
+    paths = []
+    for form, save in (("gif", save_gif), ("mp4", save_mp4)):
+        if form in formats:
+            paths.append(f"{stem}.{form}")
+            save(paths[-1], frames, fps=chosen.fps, loop=not chosen.no_loop)
+    stills = chosen.n_frames_to_save or (5 if "stills" in formats else 0)
+    if stills:
+        paths += save_stills(stem, frames, min(stills, len(frames)))
+    return paths
+
+
+if __name__ == "__main__":
+    run_command(main)
