@@ -77,7 +77,7 @@ class RecordFile:
 
 
 def _walk(descriptor):
-    """Return (offsets, problem): where each record starts and the last whole one ends; what is wrong after it, or None."""
+    """Return (offsets, problem): where each record starts and the last whole one ends; what is wrong then, or None."""
     size = os.fstat(descriptor).st_size
     offsets = [0]
     while offsets[-1] < size:

@@ -20,7 +20,7 @@ from progan.data import bundled
 def open_dataset(name, data_dir):
     """Return the Dataset `name`: a directory in `data_dir`, a path, or a set that ships with the project.
 
-    A shipped set is unpacked into `data_dir` the first time. Raises DataError, listing what there is, for any other name.
+    A shipped set is unpacked into `data_dir` the first time. Any other name raises DataError, listing what there is.
     """
     if os.path.isdir(os.path.join(data_dir, name)):
         return Dataset(os.path.join(data_dir, name))
@@ -56,7 +56,8 @@ class Dataset:
     resolution     of the largest level (int); resolutions: all of them, ascending
     channels       1 or 3
     factors        float32 [images, factors], or None
-    factor_info    None, or a list of {"name", "kind": "continuous", "range"} and {"name", "kind": "categorical", "values"}
+    factor_info    a list of dictionaries, {"name", "kind": "continuous", "range"} or {"name", "kind": "categorical",
+                   "values"}, or None
 
     Raises DataError, one line, for whatever is missing or broken.
     """

@@ -21,7 +21,8 @@ from experiment_utils.errors import DataError
 from experiment_utils.files import atomic_write
 from progan.data.writer import DatasetWriter
 
-DIRECTORY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "bundled_datasets")
+_HERE = os.path.dirname(os.path.abspath(__file__))
+DIRECTORY = os.path.normpath(os.path.join(_HERE, "..", "..", "bundled_datasets"))
 CHECKSUMS = "SHA256SUMS"
 
 
