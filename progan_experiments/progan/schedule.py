@@ -61,6 +61,11 @@ def layer_resolution(layer, resolution):
     return resolution if layer == num_layers(resolution) else 2 ** ((layer - 1) // 2 + 2)
 
 
+def layers_at(current_resolution, layers, resolution):
+    """Return those of `layers` that exist while the networks work at `current_resolution`."""
+    return [layer for layer in layers if layer_resolution(layer, resolution) <= current_resolution]
+
+
 def layer_weight(layer, lod, resolution):
     """Return the weight in [0, 1] of a layer in the penalty: it fades in with the layer's resolution.
 

@@ -73,11 +73,7 @@ class Stage:
 
     def __init__(self, key, spec, loss_options, networks, slots, lr, num_gpus=0, num_threads=0):
         self.key, self.spec, self.options = key, spec, loss_options
-        self.layers = [
-            layer
-            for layer in loss_options.layers_to_reg
-            if schedule.layer_resolution(layer, spec.resolution) <= key.resolution
-        ]
+        self.layers = schedule.layers_at(key.resolution, loss_options.layers_to_reg, spec.resolution)
         self._data_format = "NCHW" if num_gpus else "NHWC"  # GPUs are faster with the first, CPUs may lack it
         graph = tf.Graph()
         with graph.as_default():

@@ -104,10 +104,12 @@ def train(
             kimg = state.images_shown / 1000
             lod = lod_at(state.images_shown)
             resolution = schedule.current_resolution(lod, spec.resolution)
+            layers = schedule.layers_at(resolution, loss_options.layers_to_reg, spec.resolution)
+            penalised = bool(layers) and loss_options.hp_lambda > 0 and kimg >= loss_options.hp_start_kimg
             ramp = schedule.penalty_ramp(kimg, loss_options.hp_start_kimg, loss_options.warmup_kimg)
             hp_weight = loss_options.hp_lambda * ramp
             size = (minibatch or {}).get(resolution) or schedule.default_minibatch(resolution, num_gpus)
-            key = StageKey(resolution, fading=lod % 1 > 0, penalised=hp_weight > 0, minibatch=size)
+            key = StageKey(resolution, fading=lod % 1 > 0, penalised=penalised, minibatch=size)
             if stage is None or stage.key != key:
                 if stage is not None:
                     stage.read(networks)
