@@ -42,6 +42,7 @@ _ADVICE = {
     errno.ENOENT: "check the path",
     errno.ENOTDIR: "a part of the path is a file",
     errno.EISDIR: "it is a directory, not a file",
+    errno.EEXIST: "it is a file, not a directory",
 }
 
 

@@ -80,7 +80,7 @@ def read_json(path, error=UserError):
 
 def save_tensors(path, tensors, metadata):
     """Save {name: NumPy array} as safetensors, atomically. `metadata` is a JSON value, kept in the file's header."""
-    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    tensors = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     payload = safetensors.numpy.save(tensors, metadata={"json": json.dumps(metadata)})
     with atomic_write(path) as stream:
         stream.write(payload)

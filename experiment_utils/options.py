@@ -147,5 +147,7 @@ def integer_list(text):
             raise argparse.ArgumentTypeError("%r is not a list such as 0-3,7" % text)
         first = int(match.group(1))
         last = int(match.group(2) or first)
+        if last < first:
+            raise argparse.ArgumentTypeError("%r counts down; give the smaller number first" % part.strip())
         numbers.extend(range(first, last + 1))
     return numbers

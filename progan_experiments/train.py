@@ -181,7 +181,7 @@ def main(argv=None):
     from progan.training import train
 
     if chosen.num_gpus is None:
-        chosen.num_gpus = min(count_gpus(), 1)
+        chosen.num_gpus = min(count_gpus(chosen.num_threads), 1)
     spec = NetworkSpec(
         chosen.resolution, dataset.channels, chosen.nz, chosen.fmap_base, chosen.fmap_max, chosen.infogan_nz
     )

@@ -18,9 +18,12 @@ def session_config(num_gpus=0, num_threads=0):
     return config
 
 
-def count_gpus():
-    """Return how many GPUs this TensorFlow can use."""
-    with tf.Session(config=session_config(num_gpus=1)) as session:
+def count_gpus(num_threads=0):
+    """Return how many GPUs this TensorFlow can use.
+
+    A process's first session fixes the threads of all later ones: hence num_threads, as in `session_config`.
+    """
+    with tf.Session(config=session_config(1, num_threads)) as session:
         return sum(device.device_type == "GPU" for device in session.list_devices())
 
 
