@@ -328,22 +328,29 @@ def save_gif(path, frames, fps=30, max_colors=256, loop=True, tolerance=2):
         stream.write(b"GIF89a" + struct.pack("<HHBBB", width, height, 0xF7, 0, 0))  # a global table of 256 colours
         stream.write(palette.colors.astype(np.uint8).tobytes().ljust(768, b"\0"))
         stream.write(b"!\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00")  # repeat for ever
-        shown = None
-        for number, frame in enumerate(frames):
-            indices = palette.nearest(frame)
-            if shown is None:
-                shown = indices
-                patch, left, top = indices, 0, 0
-            else:
-                better = palette.error(shown, frame) > palette.error(indices, frame) + tolerance
-                shown = np.where(better, indices, shown)
-                patch, left, top = _patch(indices, better, unchanged)
+        for number, (patch, left, top) in enumerate(_patches(frames, palette, unchanged, tolerance)):
             delay = round(100 * (number + 1) / fps) - round(100 * number / fps)
             # Graphic control: leave the frame standing (1 << 2), one colour is transparent (1), the delay.
             stream.write(struct.pack("<3sBHBB", b"!\xf9\x04", 1 << 2 | 1, delay, unchanged, 0))
             for block in GifImagePlugin.getdata(Image.fromarray(patch), offset=(left, top)):
                 stream.write(block)
         stream.write(b";")
+
+
+def _patches(frames, palette, unchanged, tolerance):
+    """Yield what each frame has to paint over the one before it: (palette indices, left, top)."""
+    shown = palette.nearest(frames[0])
+    yield shown, 0, 0
+    for frame in frames[1:]:
+        indices = palette.nearest(frame)
+        better = palette.betters(indices, shown, frame, tolerance)
+        shown = np.where(better, indices, shown)
+        ys, xs = np.flatnonzero(better.any(1)), np.flatnonzero(better.any(0))
+        if len(ys) == 0:  # a frame has to paint something, if only one transparent pixel
+            yield np.full((1, 1), unchanged, np.uint8), 0, 0
+            continue
+        box = slice(ys[0], ys[-1] + 1), slice(xs[0], xs[-1] + 1)
+        yield np.where(better, indices, np.uint8(unchanged))[box], int(xs[0]), int(ys[0])
 
 
 class _Palette:
@@ -369,22 +376,20 @@ class _Palette:
             self._nearest[some] = ((colors**2).sum(1) - 2 * rgb.dot(colors.T)).argmin(1)
         return self._nearest[codes].astype(np.uint8)
 
-    def error(self, indices, frame):
-        """How far the palette's colours are from the frame's: int16 [H, W], in the worst channel."""
-        return np.abs(self.colors[indices] - frame).max(-1)
+    def betters(self, indices, shown, frame, tolerance):
+        """bool [H, W]: where `indices` are closer to the frame than `shown` by more than `tolerance`."""
+        better = indices != shown
+        true = frame[better].astype(np.int16)
+        better[better] = self._error(shown[better], true) > self._error(indices[better], true) + tolerance
+        return better
+
+    def _error(self, indices, true):
+        red, green, blue = np.abs(self.colors[indices] - true).T
+        return np.maximum(np.maximum(red, green), blue)
 
 
 def _sampled(pixels, count, random):
     return pixels if len(pixels) <= count else pixels[random.randint(0, len(pixels), count)]
-
-
-def _patch(indices, changed, unchanged):
-    """The smallest rectangle that holds all changed pixels: (palette indices, left, top)."""
-    ys, xs = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
-    if len(ys) == 0:  # a frame has to paint something, if only one transparent pixel
-        return np.full((1, 1), unchanged, np.uint8), 0, 0
-    box = slice(ys[0], ys[-1] + 1), slice(xs[0], xs[-1] + 1)
-    return np.where(changed, indices, np.uint8(unchanged))[box], int(xs[0]), int(ys[0])
 
 
 def save_mp4(path, frames, fps=30, crf=18, loop=True):
