@@ -356,7 +356,7 @@ def _patches(frames, palette, unchanged, tolerance):
 class _Palette:
     """One palette for all frames, at most `size` colours: `.colors`, int16 [n, 3]."""
 
-    def __init__(self, frames, size, pixels=400000):
+    def __init__(self, frames, size, pixels=100000):
         random = np.random.RandomState(0)
         each = -(-pixels // len(frames))
         sample = np.concatenate([_sampled(frame.reshape(-1, 3), each, random) for frame in frames])
@@ -368,12 +368,13 @@ class _Palette:
     def nearest(self, frame):
         """uint8 [H, W, 3] -> uint8 [H, W], the nearest colours. (Pillow's own mapping ignores the two lowest bits.)"""
         codes = frame.astype(np.int32).dot(np.array([1 << 16, 1 << 8, 1], np.int32))
-        new = np.unique(codes[self._nearest[codes] < 0])
+        new = codes[self._nearest[codes] < 0]
         colors = self.colors.astype(np.float32)
-        for begin in range(0, len(new), 10000):
-            some = new[begin : begin + 10000]
-            rgb = np.stack([some >> 16, some >> 8 & 255, some & 255], 1).astype(np.float32)
-            self._nearest[some] = ((colors**2).sum(1) - 2 * rgb.dot(colors.T)).argmin(1)
+        form = np.vstack([-2 * colors.T, (colors**2).sum(1)])  # (r, g, b, 1)·form = squared distance - |(r, g, b)|²
+        for begin in range(0, len(new), 2000):
+            some = new[begin : begin + 2000]
+            rgb1 = np.stack([some >> 16, some >> 8 & 255, some & 255, np.ones_like(some)], 1).astype(np.float32)
+            self._nearest[some] = rgb1.dot(form).argmin(1)
         return self._nearest[codes].astype(np.uint8)
 
     def betters(self, indices, shown, frame, tolerance):
