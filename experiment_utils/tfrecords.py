@@ -163,7 +163,7 @@ def _decode_feature(message):
         if number == _BYTES_LIST:
             values = [bytes(_message(item)) for item in items]
         elif number == _FLOAT_LIST:  # packed into bytes, or one by one
-            values = np.concatenate([np.frombuffer(item, "<f4") for item in items] or [np.zeros(0, np.float32)])
+            values = np.frombuffer(b"".join(map(_message, items)), "<f4")
         elif number == _INT64_LIST:
             unsigned = [each for item in items for each in ([item] if isinstance(item, int) else _varints(item))]
             values = np.array(unsigned, np.uint64).astype(np.int64)

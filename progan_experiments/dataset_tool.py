@@ -7,12 +7,11 @@ import os
 import numpy as np
 from PIL import Image
 
-from experiment_utils.errors import Interrupted, OptionError, run_command
+from experiment_utils.errors import DataError, Interrupted, OptionError, run_command
 from experiment_utils.files import atomic_write
 from experiment_utils.options import add_flags, from_namespace, make_parser, option, positive, power_of_two
 from experiment_utils.runs import progress, stop_signals
-from progan.data import bundled, clevr, edges_and_shoes, folders, render
-from progan.data import verify as checks
+from progan.data import bundled, clevr, edges_and_shoes, folders, render, verification
 from progan.data.writer import DatasetWriter, ResumableWriter, check_replaceable
 from progan.dataset import open_dataset
 
@@ -68,6 +67,12 @@ class ExtractOptions:
     data_dir: str = option("datasets", "where a dataset is looked up by name")
 
 
+@dataclasses.dataclass
+class BundleOptions:
+    into: str = option(bundled.DIRECTORY, "directory of the archive")
+    data_dir: str = option("datasets", "where a dataset is looked up by name")
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Commands
 
@@ -115,8 +120,9 @@ def _store(out, images, count, overwrite):
     images = iter(images)
     first = next(images)
     with DatasetWriter(out, first.shape[0], first.shape[2], overwrite) as writer:
-        for image in progress(itertools.chain([first], images), total=count, unit="img"):
-            writer.add(image)
+        with progress(itertools.chain([first], images), total=count, unit="img") as bar:
+            for image in bar:
+                writer.add(image)
         writer.finish()
     print("%s: %d images of %s" % (out, count, "x".join(map(str, first.shape))))
 
@@ -146,7 +152,10 @@ def info(arguments, options):
 
 def verify(arguments, options):
     dataset = open_dataset(arguments.dataset, options.data_dir)
-    checks.verify(dataset, progress(range(len(dataset)), unit="img"))
+    verification.verify_factors(dataset)
+    with progress(range(len(dataset)), unit="img") as bar:
+        for index in bar:
+            verification.verify_image(dataset, index)
     levels = ", ".join(str(resolution) for resolution in dataset.resolutions)
     print("%s: %d images at %s px are whole and agree" % (dataset.path, len(dataset), levels))
 
@@ -157,17 +166,20 @@ def extract(arguments, options):
     if os.path.isdir(arguments.dir) and os.listdir(arguments.dir):
         raise OptionError("%s: is not empty; name a new directory" % arguments.dir)
     indices = range(min(options.images or len(dataset), len(dataset)))
-    for index in progress(indices, unit="img"):
-        image = dataset.images(resolution, [index])[0]
-        with atomic_write(os.path.join(arguments.dir, "%06d.png" % index)) as stream:
-            Image.fromarray(image[:, :, 0] if dataset.channels == 1 else image).save(stream, format="png")
+    with progress(indices, unit="img") as bar:
+        for index in bar:
+            image = dataset.images(resolution, [index])[0]
+            with atomic_write(os.path.join(arguments.dir, "%06d.png" % index)) as stream:
+                Image.fromarray(image[:, :, 0] if dataset.channels == 1 else image).save(stream, format="png")
     print("%s: %d images of %dx%d" % (arguments.dir, len(indices), resolution, resolution))
 
 
 def bundle(arguments, options):
     dataset = open_dataset(arguments.dataset, options.data_dir)
+    if dataset.factors is None:
+        raise DataError("%s: has no factors, by which a bundle is sorted" % dataset.path)
     images = dataset.images(dataset.resolution, range(len(dataset)))
-    path = bundled.pack(images, dataset.factors, dataset.factor_info, dataset.name)
+    path = bundled.pack(images, dataset.factors, dataset.factor_info, dataset.name, options.into)
     print("%s: %d bytes" % (path, os.path.getsize(path)))
 
 
@@ -260,7 +272,7 @@ def main(argv=None):
     add(
         bundle,
         dataset,
-        FindOptions,
+        BundleOptions,
         "pack a dataset with factors as the project ships them",
         bundled.__doc__,
         "bundle datasets/clevr_1fov_32",

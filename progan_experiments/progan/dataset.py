@@ -147,22 +147,37 @@ def _load_factors(prefix, count):
     array_path, info_path = prefix + "-factors.npy", prefix + "-factors.json"
     if not os.path.exists(array_path):
         return None, None
-    info = read_json(info_path, DataError)
-    try:
-        factors = np.load(array_path, allow_pickle=False)
-    except (ValueError, EOFError) as problem:
-        raise DataError("%s: not a readable .npy file (%s)" % (array_path, problem)) from None
+    factors, info = load_array(array_path), read_json(info_path, DataError)
     if factors.ndim != 2 or factors.shape[0] != count or factors.dtype.kind != "f":
         raise DataError(
             "%s: %s %s, but there are %d images: float32 [%d, factors] is needed"
             % (array_path, factors.dtype, list(factors.shape), count, count)
         )
+    if not np.isfinite(factors).all():
+        raise DataError("%s: holds values that are not finite" % array_path)
     if not isinstance(info, list) or len(info) != factors.shape[1] or not all(map(_is_factor, info)):
         raise DataError("%s: does not describe the %d factors of the .npy file" % (info_path, factors.shape[1]))
     return factors.astype(np.float32), info
 
 
+def load_array(path):
+    """Return the array of a .npy stream. Raises DataError where it is damaged; pickled objects are never loaded."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as problem:
+        raise DataError("%s: not a readable .npy file (%s)" % (path, problem)) from None
+
+
 def _is_factor(info):
     """Whether a JSON value describes a factor."""
-    detail = {"continuous": "range", "categorical": "values"}
-    return isinstance(info, dict) and "name" in info and detail.get(info.get("kind")) in info
+    if not isinstance(info, dict) or not isinstance(info.get("name"), str):
+        return False
+    if info.get("kind") == "categorical":
+        return isinstance(info.get("values"), list)
+    limits = info.get("range")
+    return (
+        info.get("kind") == "continuous"
+        and isinstance(limits, list)
+        and len(limits) == 2
+        and all(isinstance(limit, (int, float)) for limit in limits)
+    )

@@ -97,15 +97,15 @@ def _centre(thing):
 
 
 def _apart(camera, left, right):
-    """Whether two objects leave a gap on the ground, and neither hides more than about half of the other.
+    """Whether two objects leave a gap on the ground, and neither hides more than about a third of the other.
 
-    Without the second condition the left-to-right order, and with it every factor, would hang on a hair.
+    Without the second condition factors could not be seen, and the left-to-right order would hang on a hair.
     """
     reach = SIZES[left.size] + SIZES[right.size]
     on_ground = np.hypot(left.x - right.x, left.y - right.y)
     on_screen = project(camera, _centre(right))[0] - project(camera, _centre(left))[0]
     nearer = min(np.linalg.norm(_centre(thing) - camera) for thing in (left, right))
-    return on_ground >= reach + GAP and on_screen >= 0.5 * reach / (nearer * np.tan(FIELD_OF_VIEW / 2))
+    return on_ground >= reach + GAP and on_screen >= 0.8 * reach / (nearer * np.tan(FIELD_OF_VIEW / 2))
 
 
 def project(camera, point):

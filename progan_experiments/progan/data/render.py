@@ -95,10 +95,10 @@ def _render(variant, seed, resolution, samples, index):
 
     scene, _ = clevr.draw(variant, seed, index)
     rendered = mitsuba.render(mitsuba.load_dict(describe(scene, resolution, samples)), seed=scene.sampler_seed)
-    return _quantise(np.array(rendered))
+    return quantise(np.array(rendered))
 
 
-def _quantise(radiance):
+def quantise(radiance):
     """Return linear RGB as uint8 sRGB (IEC 61966-2-1)."""
     linear = np.clip(radiance, 0, 1)
     encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
