@@ -1,0 +1,342 @@
+"""How well images show the true factors behind them, in numbers.
+
+Self-contained: copy this file into your project; it needs NumPy, scikit-learn and safetensors.
+
+    regressor = FactorRegressor.fit(images, factors, factor_info)      # images with known factors
+    regressor.held_out                                                 # {"position": 0.999, "shape": 0.98}
+    values = regressor.predict(generated)                              # [N, factors]
+    range_coverage(values[:, 0], low=-1, high=1)                       # 0.95
+    nearest_image_error(generated, images)                             # levels of 255
+
+Images are uint8 [N, H, W, C] throughout; C is 1 or 3. Factors are float32 [N, F], column f described by factor_info[f]:
+
+    {"name": "position", "kind": "continuous", "range": [-1.0, 1.0]}
+    {"name": "shape", "kind": "categorical", "values": ["cube", "sphere"]}     # the column holds 0.0 or 1.0
+
+Wrong arguments and unreadable files raise ValueError with one line that names the value.
+"""
+
+import json
+import math
+import os
+import uuid
+import warnings
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Reading factors off images
+
+_FORMAT = "factor_scores.FactorRegressor 1"
+_LARGEST = 32  # images are averaged down to at most this many pixels a side: enough to place an object
+_COMPONENTS = 100  # principal components that the networks see
+_COPIES = 4  # degraded copies of every training image
+_WIDENED = 0.1  # a continuous prediction leaves its range by at most this share of the range
+_CHUNK = 1000  # images handled at a time
+
+
+class FactorRegressor:
+    """Reads the true factors off images.
+
+    Principal components of the image, then one small network a factor (two hidden layers of 64, ReLU). It is fitted on
+    the images and on degraded copies of them (blurred, noisy, brighter or darker, with another image shining through),
+    so that it reads what a half-trained generator makes as a person would: the object that stands out counts.
+
+    factor_info   as given to `fit`
+    image_shape   (H, W, C)
+    held_out      {name: score} on a fifth of the images that the fit did not see: R² of a continuous factor, accuracy
+                  of a categorical one
+    """
+
+    def __init__(self, arrays, factor_info, image_shape, held_out):
+        self.factor_info, self.image_shape, self.held_out = factor_info, tuple(image_shape), held_out
+        self._arrays = arrays
+
+    @classmethod
+    def fit(cls, images, factors, factor_info, seed=0):
+        """Fit on images, uint8 [N, H, W, C], and their factors, float32 [N, F]; the same seed gives the same result."""
+        images = _checked_images("images", images)
+        factors = _checked_factors(factors, factor_info, len(images))
+        random = np.random.RandomState(seed)
+        order = random.permutation(len(images))
+        test, train = order[: len(images) // 5], order[len(images) // 5 :]
+        small = _shrink(images)
+        arrays = _principal_components(_degrade(small[train[:2000]], random), seed)
+        copies = [_features(arrays, small[train])]
+        copies += [_features(arrays, _degrade(small[train], random)) for _ in range(_COPIES)]
+        features = np.concatenate(copies)
+        for number, info in enumerate(factor_info):
+            targets = np.tile(factors[train, number], len(copies))
+            arrays.update(_fit_network(f"factor{number}", info, features, targets, seed))
+        regressor = cls(arrays, factor_info, images.shape[1:], None)
+        regressor.held_out = _scores(regressor.predict(images[test]), factors[test], factor_info)
+        return regressor
+
+    def predict(self, images):
+        """Return float32 [N, F] for images uint8 [N, H, W, C].
+
+        A continuous factor may leave its range by a tenth of the range at either end, and no further; of a categorical
+        one it is the number of the likeliest value.
+        """
+        images = _checked_images("images", images)
+        if images.shape[1:] != self.image_shape:
+            raise ValueError(f"images of shape {images.shape[1:]}: this regressor reads {self.image_shape}")
+        factors = np.empty((len(images), len(self.factor_info)), np.float32)
+        for begin in range(0, len(images), _CHUNK):
+            features = _features(self._arrays, _shrink(images[begin : begin + _CHUNK]))
+            for number, info in enumerate(self.factor_info):
+                outputs = _apply_network(self._arrays, f"factor{number}", features)
+                factors[begin : begin + _CHUNK, number] = _decode(self._arrays, f"factor{number}", info, outputs)
+        return factors
+
+    def save(self, path):
+        """Write the regressor as one safetensors file; it appears under its name only when complete."""
+        metadata = {"factor_info": self.factor_info, "image_shape": self.image_shape, "held_out": self.held_out}
+        data = safetensors.numpy.save(self._arrays, metadata={"format": _FORMAT, "json": json.dumps(metadata)})
+        path = os.path.abspath(os.fspath(path))
+        partial = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{uuid.uuid4().hex}.part")
+        try:
+            with open(partial, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(partial, path)
+        except OSError as error:
+            error.filename = path
+            raise
+        finally:
+            if os.path.exists(partial):
+                os.remove(partial)
+
+    @classmethod
+    def load(cls, path):
+        """Read what `save` wrote. Nothing in the file is executed. Raises ValueError for any other file."""
+        with open(os.fspath(path), "rb"):  # the system's own words for a file that is missing or closed to us
+            pass
+        try:
+            with safetensors.safe_open(os.fspath(path), framework="numpy") as stream:
+                header = stream.metadata() or {}
+                arrays = {name: stream.get_tensor(name) for name in stream.keys()}
+        except safetensors.SafetensorError as problem:
+            raise ValueError(f"{path}: not a readable safetensors file ({problem})") from None
+        if header.get("format") != _FORMAT:
+            raise ValueError(f"{path}: its format is {header.get('format')!r}, not {_FORMAT!r}")
+        metadata = json.loads(header["json"])
+        return cls(arrays, metadata["factor_info"], metadata["image_shape"], metadata["held_out"])
+
+
+def _shrink(images):
+    """uint8 [N, H, W, C] -> float32 [N, h, w, C] in [-1, 1]: averaged over blocks until no side exceeds _LARGEST."""
+    count, height, width, channels = images.shape
+    block = -(-max(height, width) // _LARGEST)
+    images = images[:, : height // block * block, : width // block * block]
+    blocks = images.reshape(count, height // block, block, width // block, block, channels)
+    return blocks.mean((2, 4), dtype=np.float32) / np.float32(127.5) - 1
+
+
+def _degrade(images, random):
+    """What a generator might make of float32 images [N, h, w, C]: another one shines through; blur; contrast; noise."""
+    count, height, width, channels = images.shape
+
+    def draw(low, high, *shape):
+        return np.float32(random.uniform(low, high, (count, *shape)))
+
+    ghost = draw(0, 0.4, 1, 1, 1)
+    images = (1 - ghost) * images + ghost * images[random.permutation(count)]
+    sharp = draw(0, 1, 1, 1, 1)
+    images = sharp * images + (1 - sharp) * _blur(images, max(height, width) / 16)
+    images = draw(0.85, 1.15, 1, 1, 1) * images + draw(-0.1, 0.1, 1, 1, 1) + draw(-0.04, 0.04, 1, 1, channels)
+    noise = np.float32(random.standard_normal(images.shape))
+    return images + draw(0, 0.08, 1, 1, 1) * noise
+
+
+def _blur(images, sigma):
+    """Gaussian blur of float32 images [N, h, w, C] by two matrix products, normalised at the borders."""
+
+    def matrix(size):
+        offsets = np.arange(size)[:, None] - np.arange(size)
+        weights = np.exp(-0.5 * (offsets / sigma) ** 2)
+        return np.float32(weights / weights.sum(1, keepdims=True))
+
+    rows, columns = matrix(images.shape[1]), matrix(images.shape[2])
+    return np.einsum("ij,njwc->niwc", rows, np.einsum("ij,nhjc->nhic", columns, images, optimize=True), optimize=True)
+
+
+def _principal_components(images, seed):
+    """{"mean": [d], "components": [d, n]} such that the first feature has variance 1 and the others keep proportion."""
+    flat = images.reshape(len(images), -1)
+    solver = PCA(min(_COMPONENTS, *flat.shape), svd_solver="randomized", random_state=seed).fit(flat)
+    scale = math.sqrt(solver.explained_variance_[0]) or 1.0
+    return {
+        "mean": np.float32(solver.mean_),
+        "components": np.ascontiguousarray(np.float32(solver.components_.T / scale)),
+    }
+
+
+def _features(arrays, images):
+    return (images.reshape(len(images), -1) - arrays["mean"]).dot(arrays["components"])
+
+
+def _fit_network(prefix, info, features, targets, seed):
+    """Fit one factor's network; return its arrays under names that begin with `prefix`."""
+    options = {"hidden_layer_sizes": (64, 64), "alpha": 1e-2, "learning_rate_init": 2e-3, "random_state": seed}
+    options.update(early_stopping=True, n_iter_no_change=15, max_iter=200)
+    if info["kind"] == "continuous":
+        low, high = info["range"]
+        model = MLPRegressor(**options)
+        targets = (2 * targets - low - high) / (high - low)
+    else:
+        model = MLPClassifier(**options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the held-out score says whether it was enough
+        model.fit(features, targets)
+    arrays = {}
+    for layer, (weight, bias) in enumerate(zip(model.coefs_, model.intercepts_)):
+        arrays[f"{prefix}/weight{layer}"] = np.ascontiguousarray(weight, np.float32)
+        arrays[f"{prefix}/bias{layer}"] = np.ascontiguousarray(bias, np.float32)
+    if info["kind"] == "categorical":
+        arrays[f"{prefix}/classes"] = np.float32(model.classes_)
+    return arrays
+
+
+def _apply_network(arrays, prefix, features):
+    for layer in range(3):
+        features = features.dot(arrays[f"{prefix}/weight{layer}"]) + arrays[f"{prefix}/bias{layer}"]
+        if layer < 2:
+            features = np.maximum(features, 0)
+    return features
+
+
+def _decode(arrays, prefix, info, outputs):
+    """Network outputs [N, 1] (or [N, classes]) -> the factor [N]."""
+    if info["kind"] == "continuous":
+        low, high = info["range"]
+        limit = 1 + 2 * _WIDENED
+        return (low + high + np.clip(outputs[:, 0], -limit, limit) * (high - low)) / 2
+    classes = arrays[f"{prefix}/classes"]
+    if outputs.shape[1] == 1:  # two classes: one logit
+        return classes[(outputs[:, 0] > 0).astype(int)]
+    return classes[outputs.argmax(1)]
+
+
+def _scores(predicted, true, factor_info):
+    scores = {}
+    for number, info in enumerate(factor_info):
+        if info["kind"] == "continuous":
+            error = ((predicted[:, number] - true[:, number]) ** 2).sum()
+            score = 1 - error / ((true[:, number] - true[:, number].mean()) ** 2).sum()
+        else:
+            score = (predicted[:, number] == true[:, number]).mean()
+        scores[info["name"]] = float(score)
+    return scores
+
+
+def _checked_images(name, images):
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
+        raise ValueError(f"{name} of type {images.dtype} and shape {images.shape}: expected uint8 [N, H, W, 1 or 3]")
+    return images
+
+
+def _checked_factors(factors, factor_info, count):
+    factors = np.asarray(factors, np.float32)
+    if factors.shape != (count, len(factor_info)):
+        raise ValueError(f"factors of shape {factors.shape}: expected {(count, len(factor_info))}, as images and infos")
+    if count < 50:
+        raise ValueError(f"{count} images: at least 50 are needed to fit and to check")
+    names = [info["name"] for info in factor_info]
+    for info, column in zip(factor_info, factors.T):
+        name = info["name"]
+        if names.count(name) > 1:
+            raise ValueError(f"factor {name}: there are two of that name")
+        if info["kind"] == "continuous":
+            low, high = info["range"]
+            if not low < high:
+                raise ValueError(f"factor {name}: its range is {info['range']}")
+            fits = (column >= low - 1e-4 * (high - low)) & (column <= high + 1e-4 * (high - low))
+        elif info["kind"] == "categorical":
+            fits = np.isin(column, np.arange(len(info["values"])))
+        else:
+            raise ValueError(f"factor {name}: its kind is {info['kind']!r}, not continuous or categorical")
+        if not fits.all():
+            raise ValueError(
+                f"factor {name}: image {int(np.argmin(fits))} has {column[np.argmin(fits)]}, beyond its info"
+            )
+        if (column == column[0]).all():
+            raise ValueError(f"factor {name}: {column[0]} in every image, so there is nothing to learn")
+    return factors
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Scores
+
+
+def range_coverage(values, low, high, bins=20, least=0.1):
+    """Return the share of the range [low, high] that `values` cover, from 0 to 1.
+
+    The range is cut into `bins` equal bins. A bin is covered if it holds at least `least` times the values that it
+    would hold if all of them were spread evenly over the range, and at least one. The answer is the share of covered
+    bins. Values beyond the range count in the number of values and cover nothing.
+
+    Two clusters at the ends cover two bins of it, where the distance between extreme values or percentiles would call
+    the whole range covered; and a few stray values do not cover a bin, so that a mistake of the regressor does not
+    count as variety. With fewer than about 5 · bins values, chance leaves bins of an even spread empty.
+    """
+    values = np.asarray(values, float).ravel()
+    if len(values) == 0 or not np.isfinite(values).all():
+        raise ValueError(f"{len(values)} values, some not finite: expected at least one finite value")
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"low={low}, high={high}: expected low < high")
+    if bins < 1:
+        raise ValueError(f"bins={bins}: must be at least 1")
+    counts, _ = np.histogram(values, bins=bins, range=(low, high))
+    return float((counts >= max(1, least * len(values) / bins)).mean())
+
+
+def nearest_image_error(images, training_images):
+    """Return the mean, over images, of the root mean square pixel difference to the nearest training image.
+
+    images, training_images   uint8 [N, H, W, C] and [M, H, W, C]
+    The unit is one grey level of 255. The mean runs over pixels and channels, and nearest is meant in the same measure.
+    Memory beyond the arguments stays near 300 MB at any N, M and size up to 256 x 256.
+    """
+    images, training_images = _checked_images("images", images), _checked_images("training_images", training_images)
+    if images.shape[1:] != training_images.shape[1:]:
+        raise ValueError(f"images of shape {images.shape[1:]} against training_images of {training_images.shape[1:]}")
+    pixels = int(np.prod(images.shape[1:]))
+    chunk = max(1, min(_CHUNK, 2**23 // pixels))
+    centre = np.float32(training_images[:chunk].reshape(-1, pixels).mean(0))  # smaller numbers cancel better
+    total = 0.0
+    for begin in range(0, len(images), chunk):
+        some = np.float32(images[begin : begin + chunk]).reshape(-1, pixels) - centre
+        best, nearest = np.full(len(some), np.inf, np.float32), np.zeros(len(some), int)
+        for first in range(0, len(training_images), chunk):
+            others = np.float32(training_images[first : first + chunk]).reshape(-1, pixels) - centre
+            distances = (others**2).sum(1) - 2 * some.dot(others.T)  # squared, less |image|²
+            closest = distances.argmin(1)
+            closest_distances = distances[np.arange(len(some)), closest]
+            nearest = np.where(closest_distances < best, first + closest, nearest)
+            best = np.minimum(best, closest_distances)
+        difference = (
+            images[begin : begin + chunk].astype(np.float32) - training_images[nearest]
+        )  # exact, at the nearest
+        total += np.sqrt((difference**2).mean((1, 2, 3), dtype=np.float64)).sum()
+    return float(total / len(images))
+
+
+def effective_number(activeness):
+    """Return how many components are at work: (Σa)² / Σa² for activeness a >= 0, [nz].
+
+    It is nz where all are equally active, 1 where a single one is, and does not depend on their scale (it is known as
+    the participation ratio). A generator that ignores all of them has 0.
+    """
+    activeness = np.asarray(activeness, float)
+    if activeness.ndim != 1 or not (np.isfinite(activeness).all() and (activeness >= 0).all()):
+        raise ValueError(f"activeness={activeness.tolist()}: expected one finite number >= 0 a component")
+    squares = (activeness**2).sum()
+    return float(activeness.sum() ** 2 / squares) if squares > 0 else 0.0

@@ -1,0 +1,288 @@
+"""factor_scores.py on pictures whose factors are known, and against brute-force loops."""
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
+
+import factor_scores
+from factor_scores import FactorRegressor, effective_number, nearest_image_error, range_coverage
+
+INFO = [
+    {"name": "x", "kind": "continuous", "range": [-3.0, 5.0]},
+    {"name": "shape", "kind": "categorical", "values": ["square", "disc", "bar"]},
+    {"name": "bright", "kind": "categorical", "values": [False, True]},
+]
+
+
+def draw(factors, size=16, channels=3):
+    """uint8 pictures, smoothly drawn at four times the size: a shape at x, dark or bright, on a grey gradient."""
+    fine = (np.arange(4 * size) + 0.5) / (4 * size)
+    pictures = np.empty((len(factors), 4 * size, 4 * size))
+    for picture, (x, shape, bright) in zip(pictures, factors):
+        centre = 0.2 + 0.6 * (x + 3) / 8
+        dx, dy = np.abs(fine[None, :] - centre), np.abs(fine[:, None] - 0.55)
+        inside = [np.maximum(dx, dy) < 0.15, np.hypot(dx, dy) < 0.17, (dx < 0.06) & (dy < 0.3)][int(shape)]
+        picture[:] = 110 + 40 * fine[:, None]
+        picture[inside] = 225 if bright else 30
+    pictures = pictures.reshape(-1, size, 4, size, 4).mean((2, 4))[..., None]
+    return np.repeat(np.rint(pictures), channels, -1).astype(np.uint8)
+
+
+def draw_factors(count, seed):
+    random = np.random.RandomState(seed)
+    columns = [random.uniform(-3, 5, count), random.randint(0, 3, count), random.randint(0, 2, count)]
+    return np.stack(columns, 1).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def regressor():
+    factors = draw_factors(800, seed=0)
+    return FactorRegressor.fit(draw(factors), factors, INFO)
+
+
+def scores(predicted, true):
+    r2 = 1 - ((predicted[:, 0] - true[:, 0]) ** 2).sum() / ((true[:, 0] - true[:, 0].mean()) ** 2).sum()
+    return [r2] + [(predicted[:, column] == true[:, column]).mean() for column in (1, 2)]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The regressor
+
+
+def test_factors_are_read_off_new_pictures(regressor):
+    true = draw_factors(300, seed=1)
+    predicted = regressor.predict(draw(true))
+    assert predicted.shape == (300, 3) and predicted.dtype == np.float32
+    r2, shape, bright = scores(predicted, true)
+    assert r2 > 0.99 and shape > 0.97 and bright > 0.99
+    assert set(regressor.held_out) == {"x", "shape", "bright"}
+    for name, score in zip(("x", "shape", "bright"), (r2, shape, bright)):
+        assert abs(regressor.held_out[name] - score) < 0.02
+
+
+def test_held_out_scores_come_from_pictures_that_the_fit_did_not_see():
+    """Factors drawn without regard to the pictures cannot be read, though a fit can learn some of them by heart."""
+    random = np.random.RandomState(5)
+    images = random.randint(0, 256, (300, 8, 8, 3)).astype(np.uint8)
+    regressor = FactorRegressor.fit(images, draw_factors(300, seed=2), INFO)
+    assert regressor.held_out["x"] < 0.2
+    assert regressor.held_out["shape"] < 0.6
+    assert regressor.held_out["bright"] < 0.8
+
+
+def test_imperfect_pictures_are_read_as_a_person_would(regressor):
+    true, others = draw_factors(300, seed=3), draw_factors(300, seed=4)
+    images = draw(true).astype(float)
+    blurred = sum(np.roll(images, (i, j), (1, 2)) for i in (-1, 0, 1) for j in (-1, 0, 1)) / 9
+    noisy = images + 10 * np.random.RandomState(0).standard_normal(images.shape)
+    ghosted = 0.7 * images + 0.3 * draw(others)
+    for degraded, least in ((blurred, 0.98), (noisy, 0.98), (ghosted, 0.95), (0.9 * images, 0.98)):
+        assert scores(regressor.predict(np.uint8(np.clip(degraded, 0, 255))), true)[0] > least
+
+
+def test_predictions_never_leave_the_range_by_more_than_a_tenth(regressor):
+    random = np.random.RandomState(0)
+    tiles = np.kron(random.randint(0, 2, (1000, 4, 4, 1)) * 255, np.ones((1, 4, 4, 3)))
+    strange = [random.randint(0, 256, (1000, 16, 16, 3)), tiles, np.zeros((1, 16, 16, 3)), np.full((1, 16, 16, 3), 255)]
+    predicted = regressor.predict(np.uint8(np.concatenate(strange)))
+    assert predicted[:, 0].min() >= -3.8001 and predicted[:, 0].max() <= 5.8001
+    assert predicted[:, 0].min() < -3.79 or predicted[:, 0].max() > 5.79  # without the limit they would
+    assert set(predicted[:, 1]) <= {0, 1, 2} and set(predicted[:, 2]) <= {0, 1}
+
+
+def test_prediction_in_numpy_equals_scikit_learn(monkeypatch):
+    models = []
+    for name in ("MLPRegressor", "MLPClassifier"):
+        original = getattr(factor_scores, name)
+        monkeypatch.setattr(
+            factor_scores, name, lambda o=original, **options: models.append(o(**options)) or models[-1]
+        )
+    factors = draw_factors(120, seed=0)
+    factors[:, 1] *= factors[:, 1] != 1  # a value that never occurs: the classifier's numbering has a gap
+    images = draw(factors)
+    regressor = FactorRegressor.fit(images, factors, INFO)
+    flat = images.reshape(len(images), -1) / np.float32(127.5) - 1
+    features = (flat - regressor._arrays["mean"]).dot(regressor._arrays["components"])
+    expected = [model.predict(features) for model in models]
+    predicted = regressor.predict(images)
+    np.testing.assert_allclose(predicted[:, 0], 1 + 4 * np.clip(expected[0], -1.2, 1.2), atol=1e-4)
+    np.testing.assert_array_equal(predicted[:, 1:], np.stack(expected[1:], 1))
+    assert len(set(predicted[:, 1])) == 2 and 2 in predicted[:, 1]
+
+
+@pytest.mark.parametrize("size, channels", [(70, 1), (64, 3)])
+def test_large_and_grey_pictures(size, channels):
+    info, factors = [INFO[0]], draw_factors(200, seed=0)
+    regressor = FactorRegressor.fit(draw(factors, size, channels), factors[:, :1], info)
+    assert regressor.held_out["x"] > 0.98
+    true = draw_factors(50, seed=1)
+    error = regressor.predict(draw(true, size, channels))[:, 0] - true[:, 0]
+    assert np.sqrt((error**2).mean()) < 0.4
+
+
+def test_shrinking_averages_whole_blocks():
+    images = np.random.RandomState(0).randint(0, 256, (2, 70, 66, 3)).astype(np.uint8)
+    small = factor_scores._shrink(images)
+    assert small.shape == (2, 23, 22, 3)
+    np.testing.assert_allclose(small[1, 22, 5], images[1, 66:69, 15:18].mean((0, 1)) / 127.5 - 1, atol=1e-6)
+
+
+def test_the_same_seed_gives_the_same_regressor():
+    factors = draw_factors(100, seed=0)
+    images = draw(factors)
+    first, again, other = [FactorRegressor.fit(images, factors, INFO, seed=seed) for seed in (1, 1, 2)]
+    assert first.held_out == again.held_out
+    np.testing.assert_array_equal(first.predict(images), again.predict(images))
+    assert not np.array_equal(first.predict(images), other.predict(images))
+
+
+def test_save_and_load(regressor, tmp_path):
+    regressor.save(tmp_path / "regressor.safetensors")
+    loaded = FactorRegressor.load(tmp_path / "regressor.safetensors")
+    images = draw(draw_factors(20, seed=7))
+    np.testing.assert_array_equal(loaded.predict(images), regressor.predict(images))
+    assert loaded.held_out == regressor.held_out and loaded.factor_info == INFO
+    assert loaded.image_shape == (16, 16, 3)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["regressor.safetensors"]
+
+
+def test_files_of_another_kind_are_refused(regressor, tmp_path):
+    regressor.save(tmp_path / "whole")
+    (tmp_path / "cut").write_bytes((tmp_path / "whole").read_bytes()[:-100])
+    (tmp_path / "text").write_text("hello")
+    safetensors.numpy.save_file({"a": np.zeros(3)}, str(tmp_path / "other"))
+    for name, words in (("cut", "safetensors"), ("text", "safetensors"), ("other", "format")):
+        with pytest.raises(ValueError, match=words) as caught:
+            FactorRegressor.load(tmp_path / name)
+        assert str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(FileNotFoundError):
+        FactorRegressor.load(tmp_path / "missing")
+
+
+def test_a_failed_save_leaves_the_old_file(regressor, tmp_path, monkeypatch):
+    path = tmp_path / "regressor"
+    path.write_bytes(b"old")
+
+    def fail(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(factor_scores.os, "fsync", fail)
+    with pytest.raises(OSError) as caught:
+        regressor.save(path)
+    assert caught.value.filename == str(path)
+    assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Coverage
+
+
+def test_coverage_of_known_spreads():
+    even = np.linspace(-2, 2, 1001)
+    assert range_coverage(even, -2, 2) == 1
+    assert range_coverage(even[even < 0], -2, 2) == 0.5
+    assert range_coverage(even, -2, 6) == 0.5
+    ends = np.repeat([-2.0, 2.0], 500)
+    assert range_coverage(ends, -2, 2) == 0.1  # two of twenty bins
+    assert range_coverage(np.append(ends, [0.0, 0.5]), -2, 2) == 0.1  # two strays do not count …
+    assert range_coverage(np.append(ends, [0.0] * 6), -2, 2) == 0.15  # … six in one bin do: 0.1 · 1006 / 20 = 5.03
+    assert range_coverage(np.append(ends, [0.0] * 5), -2, 2) == 0.1
+    assert range_coverage([7.0, -9.0], -2, 2) == 0
+    assert range_coverage([0.0], -2, 2, bins=4) == 0.25
+
+
+@given(
+    values=st.lists(st.floats(-2, 3, allow_nan=False), min_size=1, max_size=60),
+    bins=st.integers(1, 7),
+    least=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+)
+def test_coverage_equals_a_count_bin_by_bin(values, bins, least):
+    low, high = -1.0, 2.0
+    covered = 0
+    edges = np.linspace(low, high, bins + 1)
+    for bin_low, bin_high, last in zip(edges[:-1], edges[1:], [False] * (bins - 1) + [True]):
+        held = sum(bin_low <= value < bin_high or (last and value == bin_high) for value in values)
+        covered += held >= 1 and held >= least * len(values) / bins
+    assert range_coverage(values, low, high, bins, least) == pytest.approx(covered / bins)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Nearest training image
+
+
+@pytest.mark.parametrize("chunk", [4, 1000])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_nearest_image_error_equals_a_loop_over_all_pairs(monkeypatch, chunk, channels):
+    monkeypatch.setattr(factor_scores, "_CHUNK", chunk)
+    random = np.random.RandomState(0)
+    images, training = (random.randint(0, 256, (count, 6, 5, channels)).astype(np.uint8) for count in (9, 14))
+    smallest = []
+    for image in images:
+        errors = [np.sqrt(((image.astype(float) - other.astype(float)) ** 2).mean()) for other in training]
+        smallest.append(min(errors))
+    assert nearest_image_error(images, training) == pytest.approx(np.mean(smallest), rel=1e-6)
+
+
+def test_nearest_image_error_of_copies_and_of_a_known_shift():
+    training = np.random.RandomState(0).randint(0, 250, (30, 64, 64, 3)).astype(np.uint8)
+    assert nearest_image_error(training[::-1], training) == 0
+    assert nearest_image_error(training[:3] + np.uint8(4), training) == pytest.approx(4, abs=1e-5)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Effective number
+
+
+def test_effective_number_in_closed_form():
+    assert effective_number(np.full(12, 0.03)) == pytest.approx(12)
+    assert effective_number([0, 0, 7]) == pytest.approx(1)
+    assert effective_number([3, 1]) == pytest.approx(16 / 10)
+    assert effective_number([3e-9, 1e-9]) == pytest.approx(1.6)
+    assert effective_number([0, 0]) == 0
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Wrong arguments
+
+IMAGES = np.zeros((60, 8, 8, 3), np.uint8)
+COLUMN = np.linspace(-1, 1, 60, dtype=np.float32)[:, None]
+
+
+def fit(images=IMAGES, factors=COLUMN, name="x", kind="continuous", range=(-1, 1), values=()):
+    return FactorRegressor.fit(images, factors, [{"name": name, "kind": kind, "range": range, "values": values}])
+
+
+MISTAKES = {
+    "images of type float64": lambda: fit(IMAGES / 255.0),
+    "shape (60, 8, 8)": lambda: fit(IMAGES[..., 0]),
+    "factors of shape (59, 1)": lambda: fit(factors=COLUMN[1:]),
+    "40 images": lambda: fit(IMAGES[:40], COLUMN[:40]),
+    "range is (1, 1)": lambda: fit(range=(1, 1)),
+    "image 0 has -1.0": lambda: fit(range=(0, 1)),
+    "image 1 has ": lambda: fit(kind="categorical", values=["a", "b"], factors=np.abs(COLUMN)),
+    "'ordinal'": lambda: fit(kind="ordinal"),
+    "0.0 in every image": lambda: fit(factors=0 * COLUMN),
+    "factor x: there are two": lambda: FactorRegressor.fit(IMAGES, COLUMN[:, [0, 0]], [INFO[0], INFO[0]]),
+    "nan": lambda: fit(factors=COLUMN * np.nan),
+    "low=1, high=0": lambda: range_coverage([1], 1, 0),
+    "0 values": lambda: range_coverage([], 0, 1),
+    "not finite": lambda: range_coverage([np.nan], 0, 1),
+    "bins=0": lambda: range_coverage([1], 0, 1, bins=0),
+    "training_images of (4, 8, 3)": lambda: nearest_image_error(IMAGES, IMAGES[:, :4]),
+    "training_images of type int64": lambda: nearest_image_error(IMAGES, IMAGES.astype(np.int64)),
+    "activeness=[-1.0]": lambda: effective_number([-1]),
+}
+
+
+@pytest.mark.parametrize("words", sorted(MISTAKES))
+def test_mistakes_are_named_in_one_line(words):
+    with pytest.raises(ValueError) as caught:
+        MISTAKES[words]()
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_pictures_of_another_size_are_refused(regressor):
+    with pytest.raises(ValueError, match=r"\(8, 8, 3\).*reads \(16, 16, 3\)"):
+        regressor.predict(IMAGES)
