@@ -1,0 +1,26 @@
+"""What several of the tests of training need: networks with every weight drawn, and train.py as a module."""
+
+import importlib.util
+import os
+
+import numpy as np
+
+from progan.snapshot import network_shapes
+
+PROGAN_EXPERIMENTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "progan_experiments")
+
+
+def load_train_command():
+    spec = importlib.util.spec_from_file_location("train_command", os.path.join(PROGAN_EXPERIMENTS, "train.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def random_networks(spec, seed=0):
+    """Return {'G' | 'D' | 'Gs': {name: array}} with every entry from N(0, 1), biases too, three networks unalike."""
+    rng = np.random.RandomState(seed)
+    return {
+        net: {name: rng.standard_normal(shape).astype(np.float32) for name, shape in sorted(shapes.items())}
+        for net, shapes in sorted(network_shapes(spec).items())
+    }
