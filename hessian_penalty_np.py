@@ -59,19 +59,25 @@ def hessian_penalty(G, z, k=2, epsilon=0.1, reduction=np.max, G_z=None, *, direc
         outputs = [np.asarray(output) for output in (outputs if isinstance(outputs, (list, tuple)) else [outputs])]
         for output in outputs:
             if output.shape[:1] != z.shape[:1]:
-                raise ValueError(f"G must return z's batch axis first: z is {z.shape}, the output is {output.shape}")
+                raise ValueError(
+                    f"G must return the batch axis of z first: z is {z.shape}, the output is {output.shape}"
+                )
+            if np.result_type(output, np.float32) != output.dtype:
+                raise ValueError(
+                    f"G must compute in float32 or float64 for its differences to count, got {output.dtype}"
+                )
         return outputs
 
     x = z.dtype.type(epsilon) * directions  # the perturbations εv
-    pluses = [activations(z + x_i) for x_i in x]
-    minuses = [activations(z - x_i) for x_i in x]
-    counts = sorted({len(outputs) for outputs in pluses + minuses})
+    passes = [activations(latents) for x_i in x for latents in (z + x_i, z - x_i)]
+    counts = sorted({len(outputs) for outputs in passes})
     if len(counts) > 1:
         raise ValueError(f"G must return as many activations in every pass, got {counts[0]} and {counts[-1]}")
 
-    total = 0.0
-    for plus, minus in zip(zip(*pluses), zip(*minuses)):
+    penalties = []
+    for outputs in zip(*passes):
+        plus, minus = outputs[0::2], outputs[1::2]
         # Equation 5 with the first pair in the place of 2 G(z): the same variance, and less rounding error
         vHv = [((plus_i - plus[0]) + (minus_i - minus[0])) / epsilon**2 for plus_i, minus_i in zip(plus, minus)]
-        total = total + reduction(np.var(vHv, axis=0, ddof=1))
-    return total
+        penalties.append(reduction(np.var(vHv, axis=0, ddof=1)))
+    return sum(penalties)

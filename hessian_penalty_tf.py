@@ -120,14 +120,12 @@ def _check_activations(outputs, z):
 def _check_activation(output, z):
     batch, expected = output.shape[:1], z.shape[:1]
     if not batch.is_compatible_with(expected):
-        raise ValueError(f"G must return z's batch axis first: z is {z.shape}, the output is {output.shape}")
-    if output.dtype.size < tf.float32.size:
-        raise ValueError(
-            f"G must compute in float32 or float64, or its second differences mean nothing: got {output.dtype.name}"
-        )
+        raise ValueError(f"G must return the batch axis of z first: z is {z.shape}, the output is {output.shape}")
+    if output.dtype not in (tf.float32, tf.float64):
+        raise ValueError(f"G must compute in float32 or float64 for its differences to count, got {output.dtype.name}")
     if batch.is_fully_defined() and expected.is_fully_defined():
         return output
-    return _check_when_run(output, tf.shape(output)[:1], tf.shape(z)[:1], "G must return z's batch axis first")
+    return _check_when_run(output, tf.shape(output)[:1], tf.shape(z)[:1], "G must return the batch axis of z first")
 
 
 def _check_when_run(tensor, actual, expected, message):
