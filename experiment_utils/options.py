@@ -29,7 +29,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
     """Keeps the line breaks of worked examples, and shows each default once."""
 
     def _get_help_string(self, action):
-        if action.default in (None, False, []) or action.default is argparse.SUPPRESS:
+        if action.default is None or action.default is False or action.default in ([], argparse.SUPPRESS):
             return action.help
         if isinstance(action.default, list):
             return f"{action.help} (default: {_words(action.default)})"

@@ -15,6 +15,7 @@ from experiment_utils.errors import DataError
 from experiment_utils.files import read_json
 from experiment_utils.tfrecords import RecordFile, decode_image
 from progan.data import bundled
+from progan.data.writer import PARTIAL
 
 
 def open_dataset(name, data_dir):
@@ -30,9 +31,10 @@ def open_dataset(name, data_dir):
         return Dataset(bundled.unpack(name, data_dir))
     entries = os.listdir(data_dir) if os.path.isdir(data_dir) else []
     there = sorted(entry for entry in entries if level_files(os.path.join(data_dir, entry)))
+    complete = [entry for entry in there if not entry.startswith(".") and not entry.endswith(PARTIAL)]
     raise DataError(
         "%s: no such dataset (in %s: %s; shipped with the project: %s)"
-        % (name, data_dir, ", ".join(there) or "none", ", ".join(bundled.names()) or "none")
+        % (name, data_dir, ", ".join(complete) or "none", ", ".join(bundled.names()) or "none")
     )
 
 

@@ -59,6 +59,7 @@ def test_names_are_looked_up_in_the_data_directory_and_then_as_paths(path, tmp_p
 
 def test_an_unknown_name_lists_what_there_is(path, tmp_path):
     (tmp_path / "no dataset").mkdir()
+    write_dataset(tmp_path / "unfinished.partial", random_images(1, 4))
     with pytest.raises(DataError) as error:
         open_dataset("tyni", str(tmp_path))
     assert str(error.value) == "tyni: no such dataset (in %s: tiny; shipped with the project: clevr_1fov_32)" % tmp_path

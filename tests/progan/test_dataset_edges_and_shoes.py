@@ -98,13 +98,13 @@ def refused(tmp_path, source, *words):
 def test_an_archive_cut_short(folder, tmp_path):
     path = archive(folder)
     path.write_bytes(path.read_bytes()[:-2000])
-    refused(tmp_path, path, path, "not a whole tar archive")
+    refused(tmp_path, path, path, "not a whole .tar.gz archive")
 
 
 def test_what_is_no_archive(tmp_path):
     path = tmp_path / "page.tar.gz"
     path.write_text("<html>404</html>")
-    refused(tmp_path, path, path, "not a whole tar archive")
+    refused(tmp_path, path, path, "not a whole .tar.gz archive")
 
 
 def test_an_archive_of_something_else(tmp_path):

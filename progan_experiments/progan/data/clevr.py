@@ -108,12 +108,13 @@ def _apart(camera, left, right):
     return on_ground >= reach + GAP and on_screen >= 0.8 * reach / (nearer * np.tan(FIELD_OF_VIEW / 2))
 
 
-def project(camera, point):
-    """Return where a point of the world [3] is seen: (right, up), both -1 to 1 from edge to edge of the picture."""
+def project(camera, points):
+    """Return where points of the world [..., 3] are seen: (right, up) [..., 2], each -1 to 1 from edge to edge."""
     forward = np.subtract(TARGET, camera)
     forward = forward / np.linalg.norm(forward)
     right = np.cross(forward, [0.0, 0.0, 1.0])
     right = right / np.linalg.norm(right)
     up = np.cross(right, forward)
-    ray = np.subtract(point, camera)
-    return np.array([ray @ right, ray @ up]) / (ray @ forward) / np.tan(FIELD_OF_VIEW / 2)
+    rays = np.subtract(points, camera)
+    depth = rays @ forward * np.tan(FIELD_OF_VIEW / 2)
+    return np.stack([rays @ right / depth, rays @ up / depth], -1)

@@ -33,7 +33,11 @@ def open_pairs(source, scratch_dir):
     if not os.path.exists(source):
         raise DataError("%s: no such folder or archive" % source)
     with tempfile.TemporaryFile(dir=scratch_dir) as scratch:
-        entries = sorted(_copy_members(source, scratch))
+        try:
+            entries = sorted(_copy_members(source, scratch))
+        except OSError as error:
+            error.filename = scratch_dir
+            raise
         if not entries:
             raise DataError("%s: no train/*.jpg in the archive" % source)
 
@@ -49,7 +53,7 @@ def _copy_members(archive, scratch):
     """Append the train images of a tar file to `scratch`; return their (name, offset, size). No name becomes a path."""
     entries = []
     try:
-        with tarfile.open(archive, "r|*") as tar:
+        with tarfile.open(archive, "r|gz") as tar:
             for member in tar:
                 folder = posixpath.basename(posixpath.dirname(member.name))
                 if member.isfile() and folder == "train" and member.name.lower().endswith(_EXTENSIONS):
@@ -57,7 +61,7 @@ def _copy_members(archive, scratch):
                     entries.append((posixpath.basename(member.name), scratch.tell(), len(content)))
                     scratch.write(content)
     except (tarfile.TarError, EOFError, zlib.error) as problem:
-        raise DataError("%s: not a whole tar archive (%s); fetch it again" % (archive, problem)) from None
+        raise DataError("%s: not a whole .tar.gz archive (%s); fetch it again" % (archive, problem)) from None
     return entries
 
 

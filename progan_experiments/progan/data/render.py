@@ -61,7 +61,9 @@ def images(variant, seed, indices, resolution, samples, workers):
     pool = concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
     indices = iter(indices)
     submit = functools.partial(pool.submit, _render, variant, seed, resolution, samples)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # the workers inherit it: Ctrl-C is the parent's
     pending = collections.deque(map(submit, itertools.islice(indices, 4 * workers)))
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     try:
         while pending:
             yield pending.popleft().result()
@@ -75,11 +77,10 @@ def images(variant, seed, indices, resolution, samples, workers):
 
 
 def _start_worker():
-    """Prepare a worker: one thread, deaf to Ctrl-C (the parent decides), gone when the parent is."""
+    """Prepare a worker: one thread, and gone when the parent is."""
     import drjit
     import mitsuba
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     mitsuba.set_variant("scalar_rgb")  # needs no LLVM on the user's machine, and is the faster one for small pictures
     drjit.set_thread_count(1)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
@@ -94,8 +95,9 @@ def _render(variant, seed, resolution, samples, index):
     import mitsuba
 
     scene, _ = clevr.draw(variant, seed, index)
-    rendered = mitsuba.render(mitsuba.load_dict(describe(scene, resolution, samples)), seed=scene.sampler_seed)
-    return quantise(np.array(rendered))
+    # Without optimize=False the order of the lights changes from one time to the next, and with it the noise.
+    loaded = mitsuba.load_dict(describe(scene, resolution, samples), parallel=False, optimize=False)
+    return quantise(np.array(mitsuba.render(loaded, seed=scene.sampler_seed)))
 
 
 def quantise(radiance):

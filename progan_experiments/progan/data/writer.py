@@ -12,6 +12,8 @@ from experiment_utils.errors import DataError
 from experiment_utils.files import read_json, write_json
 from experiment_utils.tfrecords import encode_image, record, whole_records
 
+PARTIAL = ".partial"  # what the name of an unfinished dataset ends in
+
 _PARTS = r"-(r\d\d\.tfrecords|rxx\.labels|factors\.npy|factors\.json)"
 
 
@@ -161,7 +163,7 @@ class ResumableWriter(DatasetWriter):
 
     def __init__(self, out, resolution, channels, settings, overwrite=False, restart=False):
         super().__init__(out, resolution, channels, overwrite)
-        self.partial = self.out + ".partial"
+        self.partial = self.out + PARTIAL
         self._settings = settings
         self._restart = restart
         self._lock = None
