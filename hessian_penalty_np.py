@@ -6,7 +6,7 @@ independent random signs (Rademacher), the penalty is
 
     Var_v(vᵀHv) = 2 · Σ_{i≠j} H_ij²
 
-estimated from k draws of v, each sample with its own, by central second differences
+estimated from k draws of v, each sample with its own, by the unbiased variance of central second differences
 
     vᵀHv ≈ (G(z + εv) − 2 G(z) + G(z − εv)) / ε²            (Equation 5)
 
@@ -15,8 +15,8 @@ estimated from k draws of v, each sample with its own, by central second differe
     hessian_penalty(G, np.random.randn(16, 2), k=1000)   # about 4 = 2·(1² + 1²)
 
 The rounding error grows as 1/ε⁴, and on piecewise linear (ReLU) networks the value itself changes with ε: keep one ε
-when comparing. The variance is the unbiased one (divided by k − 1). The published TensorFlow code divided by k:
-multiply a weight λ tuned with it by (k − 1)/k (at k = 2, λ = 0.1 becomes 0.05).
+when comparing. The published TensorFlow code used the biased variance: multiply a weight λ tuned with it by (k − 1)/k
+(at k = 2, λ = 0.1 becomes 0.05).
 """
 
 import numpy as np
@@ -77,7 +77,7 @@ def hessian_penalty(G, z, k=2, epsilon=0.1, reduction=np.max, G_z=None, *, direc
     penalties = []
     for outputs in zip(*passes):
         plus, minus = outputs[0::2], outputs[1::2]
-        # Equation 5 with the first pair in the place of 2 G(z): the same variance, and less rounding error
+        # Equation 5 relative to its first value, in which G(z) cancels: the same variance, fewer rounding errors
         vHv = [((plus_i - plus[0]) + (minus_i - minus[0])) / epsilon**2 for plus_i, minus_i in zip(plus, minus)]
         penalties.append(reduction(np.var(vHv, axis=0, ddof=1)))
     return sum(penalties)

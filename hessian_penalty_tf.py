@@ -12,11 +12,12 @@ estimated from k draws of v, each sample with its own, by central second differe
 
     vᵀHv ≈ s_i = (G(z + x_i) − 2 G(z) + G(z − x_i)) / ε²,   x_i = ε v_i            (Equation 5)
 
-and their unbiased variance over i. G(z) cancels in it, so it is not computed. The variance is taken of
+and their unbiased variance over i. G(z) cancels in a variance, so it is not computed; every s_i is taken relative to
+s_0 instead, whose variance is the same:
 
-    d_i = (G(z + x_i) − G(z + x_0)) + (G(z − x_i) − G(z − x_0)),   i = 0 … k−1,   divided by ε⁴      (pivoted)
+    s_i − s_0 = ((G(z + x_i) − G(z + x_0)) + (G(z − x_i) − G(z − x_0))) / ε²
 
-which is the same number: without a pivot, float32 gradients of smooth networks drown in rounding errors.
+With neither G(z) nor this pivot, the float32 gradients of smooth networks would drown in rounding errors.
 
     from hessian_penalty_tf import hessian_penalty
     loss = generator_loss + 0.05 * hessian_penalty(G, z)         # G: any function of z; z: [N, ...]
@@ -79,7 +80,7 @@ def hessian_penalty(
 
 
 def _variance(plus, minus, epsilon):
-    """Unbiased variance over i of the second differences (pivoted Equation 5), for each element of one activation.
+    """Unbiased variance over i of s_i (Equation 5, less s_0), for each element of one activation.
 
     plus[i], minus[i]: G(z + x_i) and G(z − x_i).
     """

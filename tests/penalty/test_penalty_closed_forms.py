@@ -33,6 +33,14 @@ def test_squares_have_a_diagonal_hessian_and_no_penalty(framework):
     assert framework.penalty(lambda z: z**2, z, k=4) < 1e-20
 
 
+def test_a_large_constant_costs_no_precision(framework):
+    """In float32, beside 2²³, the second differences 2, −2, 2 of z0·z1 at ε = 1 still have the variance 16/3."""
+    directions = np.array([[[1.0, 1.0]], [[1.0, -1.0]], [[-1.0, -1.0]]])
+    z = np.zeros((1, 2), "float32")
+    value = framework.penalty(lambda z: z[:, 0] * z[:, 1] + 2.0**23, z, k=3, epsilon=1.0, directions=directions)
+    np.testing.assert_allclose(value, 16 / 3, rtol=1e-6)
+
+
 def symmetric(size, seed):
     matrix = np.random.RandomState(seed).randn(size, size)
     return matrix + matrix.T
