@@ -26,8 +26,10 @@ lint: setup
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 
+BENCHMARKS := benchmarks/render_speed.py
+
 bench: setup
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(RUN) $$script; done
+	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(RUN) $$script; done
 
 setup:
 	@$(SETUP) modern $(VENV) $(if $(PYTHON),--python $(PYTHON))

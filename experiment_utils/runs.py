@@ -34,6 +34,14 @@ def find_run_dir(results_dir, number):
     return os.path.join(results_dir, runs[number])
 
 
+def latest_run(results_dir):
+    """Return the largest run number in `results_dir`. Raises OptionError where there is no run."""
+    numbers = _numbered(results_dir) if os.path.isdir(results_dir) else {}
+    if not numbers:
+        raise OptionError(f"no runs in {results_dir}")
+    return max(numbers)
+
+
 def _numbered(results_dir):
     """{number: directory name} of the runs in `results_dir`."""
     matches = ((re.match(r"^(\d{5,})-", name), name) for name in os.listdir(results_dir))

@@ -25,6 +25,7 @@ EXAMPLES = """
 
 PUBLISHED_HP_LAMBDAS = (0.1, 0.025)
 RESUME_FLAGS = ("resume_exp", "resume_snapshot")
+PLACES = ("data_dir", "results_dir")  # not kept with a run: it may move
 LOSS_FLAGS = (
     "hp_lambda",
     "epsilon",
@@ -191,7 +192,7 @@ def main(argv=None):
         loss_options, start = resumed.loss_options, resumed.start(spec)
     run_dir = resumed.run_dir if resumed and resumed.in_place else new_run_dir(chosen)
     record = {
-        "flags": {name: value for name, value in options.to_json(chosen).items() if name not in RESUME_FLAGS},
+        "flags": {name: value for name, value in options.to_json(chosen).items() if name not in RESUME_FLAGS + PLACES},
         "loss": dataclasses.asdict(loss_options),
         "package_version": __version__,
     }
