@@ -38,10 +38,12 @@ def folder(tmp_path):
     return tmp_path / "edges2shoes"
 
 
-def archive(folder, name="edges2shoes.tar.gz"):
-    path = folder.parent / name
+def archive(folder):
+    """Return the path of a .tar.gz of edges2shoes/, its files in no helpful order."""
+    path = folder.parent / "edges2shoes.tar.gz"
     with tarfile.open(str(path), "w:gz") as tar:
-        tar.add(str(folder), "edges2shoes")
+        for file in sorted(folder.glob("*/*"), reverse=True):
+            tar.add(str(file), str(file.relative_to(folder.parent)))
     return path
 
 

@@ -93,8 +93,9 @@ def test_an_empty_directory_becomes_the_dataset(tmp_path):
     assert len(Dataset(write_dataset(tmp_path / "a", random_images(2, 8)))) == 2
 
 
+@pytest.mark.parametrize("count", [3, 300])  # noticed when the files are closed, or while images are added
 @pytest.mark.parametrize("Writer, settings", [(DatasetWriter, {}), (ResumableWriter, {"settings": SETTINGS})])
-def test_a_full_disk_names_the_dataset_and_keeps_the_old_one(tmp_path, Writer, settings):
+def test_a_full_disk_names_the_dataset_and_keeps_the_old_one(tmp_path, Writer, settings, count):
     """/dev/full is a disk without space: the refusal is the operating system's own."""
     path = write_dataset(tmp_path / "a", random_images(3, 8))
     before = contents(path)
@@ -102,7 +103,7 @@ def test_a_full_disk_names_the_dataset_and_keeps_the_old_one(tmp_path, Writer, s
         with Writer(path, 8, 3, overwrite=True, **settings) as writer:
             writer._streams[0].close()
             writer._streams[0] = open("/dev/full", "wb")
-            for image in random_images(3, 8):
+            for image in random_images(count, 8):
                 writer.add(image)
             writer.finish()
     assert error.value.errno == errno.ENOSPC and error.value.filename == path

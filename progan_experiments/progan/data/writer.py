@@ -186,6 +186,11 @@ class ResumableWriter(DatasetWriter):
             self._streams.append(stream)
             stream.truncate(ends[self.count])
 
+    def add(self, image):
+        super().add(image)
+        for stream in self._streams:
+            stream.flush()  # so that a kill loses nothing; the images are worth more time than this takes
+
     def _refuse_other(self, found):
         if found != self._settings:
             found = found if isinstance(found, dict) else {}
