@@ -1,5 +1,6 @@
 """Writing a dataset: every resolution of each image, under the final name only when all of it is there."""
 
+import contextlib
 import fcntl
 import os
 import re
@@ -69,12 +70,9 @@ class DatasetWriter:
     def __enter__(self):
         check_replaceable(self.out, self._overwrite)
         try:
-            os.makedirs(os.path.dirname(self.out), exist_ok=True)
-            self._start()
-        except OSError as error:
-            self._stop()
-            error.filename = self.out
-            raise
+            with self._naming_out():
+                os.makedirs(os.path.dirname(self.out), exist_ok=True)
+                self._start()
         except BaseException:
             self._stop()
             raise
@@ -82,6 +80,15 @@ class DatasetWriter:
 
     def __exit__(self, *exception):
         self._stop()
+
+    @contextlib.contextmanager
+    def _naming_out(self):
+        """Give errors of the operating system the name that the user knows."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = self.out
+            raise
 
     def _start(self):
         self._directory = self._beside("part")
@@ -112,12 +119,9 @@ class DatasetWriter:
     def add(self, image):
         """Append an image, uint8 [resolution, resolution, channels], and all its smaller versions."""
         assert image.shape == self.shape and image.dtype == np.uint8, (image.shape, image.dtype)
-        try:
+        with self._naming_out():
             for stream, level in zip(self._streams, pyramid(image)):
                 stream.write(record(encode_image(level)))
-        except OSError as error:
-            error.filename = self.out
-            raise
         self.count += 1
 
     def finish(self, factors=None, factor_info=None, labels=False):
@@ -126,7 +130,7 @@ class DatasetWriter:
         labels   write the factors as the conditioning labels NAME-rxx.labels too
         """
         prefix = os.path.join(self._directory, self.name)
-        try:
+        with self._naming_out():
             for stream in self._streams:
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -138,9 +142,6 @@ class DatasetWriter:
                 if labels:
                     _save_array(prefix + "-rxx.labels", factors)
             self._publish()
-        except OSError as error:
-            error.filename = self.out
-            raise
 
     def _publish(self):
         check_replaceable(self.out, self._overwrite)  # again: much may have happened in the meantime
@@ -188,8 +189,9 @@ class ResumableWriter(DatasetWriter):
 
     def add(self, image):
         super().add(image)
-        for stream in self._streams:
-            stream.flush()  # so that a kill loses nothing; the images are worth more time than this takes
+        with self._naming_out():
+            for stream in self._streams:
+                stream.flush()  # a kill shall lose nothing: an image costs far more to make than to flush
 
     def _refuse_other(self, found):
         if found != self._settings:
