@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -173,6 +174,25 @@ def test_a_garbled_record_and_what_follows_is_written_again(tmp_path):
     file.write_bytes(bytes(content))
     assert go_on(tmp_path / "a", images) == 2
     assert contents(tmp_path / "a") == whole
+
+
+@pytest.mark.parametrize("count", [0, 6])
+def test_a_kill_before_the_first_image_or_after_the_last_does_no_harm(tmp_path, monkeypatch, count):
+    """Left behind are then a part of the settings, or everything but the final name."""
+    images = random_images(6, 8)
+    whole = contents(write_dataset(tmp_path / "whole" / "a", images))
+    out = tmp_path / "cut" / "a"
+    (tmp_path / "cut" / "a.partial").mkdir(parents=True)
+    (tmp_path / "cut" / "a.partial" / ".settings.json.x.part").write_text('{"comm')
+    if count:
+        monkeypatch.setattr(os, "rename", lambda *paths: os.kill(os.getpid(), signal.SIGKILL))
+        pid = os.fork()
+        if not pid:
+            go_on(out, images)
+        assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+        monkeypatch.undo()
+    assert go_on(out, images) == count
+    assert contents(out) == whole
 
 
 def test_work_of_other_settings_is_refused_until_it_is_thrown_away(tmp_path):

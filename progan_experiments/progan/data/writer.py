@@ -15,6 +15,7 @@ from experiment_utils.tfrecords import encode_image, record, whole_records
 
 PARTIAL = ".partial"  # what the name of an unfinished dataset ends in
 
+_SETTINGS = "settings.json"  # in an unfinished dataset: what it is to become
 _PARTS = r"-(r\d\d\.tfrecords|rxx\.labels|factors\.npy|factors\.json)"
 
 
@@ -41,7 +42,7 @@ def check_replaceable(out, overwrite):
     if entries and not overwrite:
         raise DataError("%s: exists already; choose another name, or replace it with --overwrite" % out)
     part = re.compile(re.escape(os.path.basename(os.path.abspath(out))) + _PARTS)
-    foreign = [entry for entry in entries if not part.fullmatch(entry)]
+    foreign = [entry for entry in entries if not part.fullmatch(entry) and entry != _SETTINGS]
     if foreign:
         raise DataError("%s: holds %s, which is no part of a dataset, so it is not replaced" % (out, foreign[0]))
 
@@ -173,11 +174,11 @@ class ResumableWriter(DatasetWriter):
         os.makedirs(self.partial, exist_ok=True)
         self._lock = _lock(self.partial)
         self._directory = self.partial
-        settings_path = os.path.join(self.partial, "settings.json")
-        if self._restart:
-            for entry in os.listdir(self.partial):
+        for entry in os.listdir(self.partial):
+            if self._restart or entry.startswith("."):  # what a kill left of an atomic write
                 os.remove(os.path.join(self.partial, entry))
-        if not os.listdir(self.partial):
+        settings_path = os.path.join(self.partial, _SETTINGS)
+        if not any(map(os.path.exists, self._level_paths())):
             write_json(settings_path, self._settings)
         self._refuse_other(read_json(settings_path, DataError))
         offsets = [whole_records(path) for path in self._level_paths()]
@@ -212,8 +213,8 @@ class ResumableWriter(DatasetWriter):
             os.close(self._lock)
 
     def _publish(self):
-        os.remove(os.path.join(self.partial, "settings.json"))
         super()._publish()
+        os.remove(os.path.join(self.out, _SETTINGS))  # last: whenever a kill comes, the work goes on or is complete
 
 
 def _lock(directory):
