@@ -188,6 +188,9 @@ def test_one_channel_floats_and_scale():
     assert (frames[..., 0] == frames[..., 1]).all() and (frames[..., 0] == frames[..., 2]).all()
     cell = frames[0, 8:72, 8:72, 0].reshape(16, 4, 16, 4).mean((1, 3))
     np.testing.assert_allclose(cell, to_uint8(strips)[0, 0, 0, :, :, 0], atol=2)
+    edge = np.repeat(np.uint8([[[0], [200]]]), 8, 1).repeat(16, 0)[None, None, None]
+    steps = np.diff(grid_frames(edge)[0, 40, 8:72, 0].astype(int))
+    assert 0 < steps.max() < 100  # enlarged smoothly, not in blocks
     assert grid_frames(strips, scale=1).shape[1] == 16 + 16
     assert grid_frames(np.zeros((1, 1, 1, 100, 100, 3))).shape[1] == 100 + 16
 
@@ -338,6 +341,16 @@ def test_stills_are_the_frames(tmp_path):
 
 def failing_getdata(*args, **keywords):
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("save", [save_gif, save_mp4, lambda path, frames: save_png(path, frames[0])])
+def test_saving_replaces_the_file_at_once(tmp_path, save):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    with open(str(path), "rb") as reader:  # whoever is reading the old file keeps it
+        save(path, moving_square(4))
+        assert reader.read() == b"old"
+    assert path.read_bytes() != b"old"
 
 
 @pytest.mark.parametrize("kind", ["gif", "mp4", "png"])
