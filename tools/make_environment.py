@@ -72,22 +72,19 @@ def digest(files):
 
 
 def find_python(wanted, oldest, newest):
-    """Return the path of a Python between two versions. Exits with status 2 where there is none."""
+    """Return the path of a Python between two versions, on the PATH or in pyenv; exit with status 2 without one."""
     span = ".".join(map(str, oldest)) + ("" if oldest == newest else " to " + ".".join(map(str, newest)))
-    if wanted is not None:
-        path = shutil.which(wanted)
-        if path is None or not oldest <= version(path) <= newest:
-            fail(f"PYTHON={wanted}: not a Python {span}")
-        return path
-    minors = range(newest[1], oldest[1] - 1, -1)
+    names = [wanted] if wanted else [f"python3.{minor}" for minor in range(newest[1], oldest[1] - 1, -1)]
     pyenv = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
-    candidates = [sys.executable] + [shutil.which(f"python3.{minor}") for minor in minors]
-    for minor in minors:
-        candidates += sorted(glob.glob(os.path.join(pyenv, "versions", f"3.{minor}.*", "bin", "python")))
+    candidates = [] if wanted else [sys.executable]
+    for name in names:
+        candidates.append(shutil.which(name))
+        candidates += sorted(glob.glob(os.path.join(pyenv, "versions", "*", "bin", name)))
     for path in candidates:
         if path is not None and oldest <= version(path) <= newest:
             return path
-    fail(f"no Python {span} found on the PATH or in pyenv; install one, or name it: make ... PYTHON=/path/to/python")
+    what = f"PYTHON={wanted} is no" if wanted else "found no"
+    fail(f"{what} Python {span}, on the PATH or in pyenv; install one, or name it: make ... PYTHON=/path/to/python")
 
 
 def version(python):
