@@ -74,11 +74,14 @@ def traversal_strips(G, latents, components=None, extent=2.0, steps=90, minibatc
 def path_strips(G, paths, minibatch=100):
     """Generate the images along any latent paths [rows, columns, steps, nz]; otherwise as `traversal_strips`.
 
-    A sweep of distance t along directions Q [rows, nz], each sample's own component along the direction taken out:
+    To sweep along orthonormal directions Q [rows, nz] instead of single components, each sample z [columns, nz] losing
+    its own component along the row's direction:
 
         t = sweep_values(steps, path_size, eased=True)
-        own = z @ Q.T                                                                        # [columns, rows]
-        paths = z + (t[None, None, :] - own.T[:, :, None])[..., None] * Q[:, None, None, :]  # z as [columns, 1, nz]
+        distances = t - (Q @ z.T)[:, :, None]                               # [rows, columns, steps]
+        paths = z[:, None, :] + distances[..., None] * Q[:, None, None, :]
+
+    and `there_and_back(frames, start=steps // 2)` plays it from the centre to one end, to the other, and back.
     """
     paths = np.asarray(paths, np.float32)
     if paths.ndim != 4 or 0 in paths.shape:

@@ -98,6 +98,21 @@ def test_paths_may_be_any_curve():
     assert np.abs(strips.reshape(expected.shape).astype(int) - expected).max() <= 1
 
 
+def test_paths_along_directions_as_the_docstring_builds_them():
+    Q = np.linalg.qr(np.random.RandomState(0).randn(5, 5))[0][:2]
+    z = np.random.RandomState(1).randn(3, 5)
+    t = sweep_values(7, 2.5, eased=True)
+    distances = t - (Q @ z.T)[:, :, None]
+    paths = z[:, None, :] + distances[..., None] * Q[:, None, None, :]
+    seen = []
+    path_strips(lambda latents: seen.append(latents) or toy_generator(latents), paths)
+    latents = np.concatenate(seen).reshape(2, 3, 7, 5)
+    for row in range(2):
+        np.testing.assert_allclose(latents[row] @ Q[row], np.tile(t, (3, 1)), atol=1e-5)
+        rest = np.eye(5) - np.outer(Q[row], Q[row])
+        np.testing.assert_allclose(latents[row] @ rest, np.repeat((z @ rest)[:, None], 7, 1), atol=1e-5)
+
+
 def test_sweep_values_are_even_or_eased():
     np.testing.assert_allclose(sweep_values(5, 2), [-2, -1, 0, 1, 2])
     eased = sweep_values(91, 3, eased=True)
