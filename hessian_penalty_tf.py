@@ -17,7 +17,7 @@ s_0 instead, whose variance is the same:
 
     s_i − s_0 = ((G(z + x_i) − G(z + x_0)) + (G(z − x_i) − G(z − x_0))) / ε²
 
-With neither G(z) nor this pivot, the float32 gradients of smooth networks would drown in rounding errors.
+With neither G(z) nor this pivot, rounding errors of the size of G, not of its differences, would be left in float32.
 
     from hessian_penalty_tf import hessian_penalty
     loss = generator_loss + 0.05 * hessian_penalty(G, z)         # G: any function of z; z: [N, ...]
