@@ -8,7 +8,6 @@ many threads as there are workers. Both draw the same scenes with the same sampl
 
 import itertools
 import multiprocessing
-import os
 import sys
 import time
 
@@ -17,7 +16,7 @@ import numpy as np
 from progan.data import clevr, render
 
 VARIANT, SEED = "complex", 0
-IMAGES = {32: 150, 128: 40}  # resolution: how many are timed
+IMAGES = {32: 100, 128: 24}  # resolution: how many are timed
 
 
 def baseline(resolution, threads):
@@ -51,7 +50,7 @@ def ours(resolution, workers):
 
 def main():
     render.require_mitsuba()
-    workers = int(sys.argv[1]) if len(sys.argv) > 1 else len(os.sched_getaffinity(0))
+    workers = int(sys.argv[1]) if len(sys.argv) > 1 else render.available_cores()
     print("%d workers, %s scenes" % (workers, VARIANT))
     print("%10s %8s %15s %11s %6s" % ("resolution", "samples", "baseline img/s", "ours img/s", "ratio"))
     for resolution in IMAGES:

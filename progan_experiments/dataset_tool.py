@@ -30,7 +30,7 @@ class RenderOptions:
     images: int = option(10000, "how many images", check=positive)
     resolution: int = option(128, "width and height, a power of two", check=power_of_two)
     seed: int = option(0, "another seed gives other images", check=seed_check)
-    workers: int = option(len(os.sched_getaffinity(0)), "processes; the images do not depend on it", check=positive)
+    workers: int = option(render.available_cores(), "processes; the images do not depend on it", check=positive)
     samples: int = option(
         None,
         "per pixel: 25, 100, 225, 400, …; the more the less noise (default: 100 up to 64 px, 25 above)",
@@ -82,7 +82,6 @@ def render_clevr(arguments, options):
     settings = {name: getattr(options, name) for name in ("variant", "images", "resolution", "seed")}
     settings["samples"] = samples
     render.require_mitsuba()
-    bar = None
     with stop_signals() as stop, ResumableWriter(
         arguments.out, options.resolution, 3, settings, options.overwrite, options.restart
     ) as writer:
@@ -145,8 +144,7 @@ def info(arguments, options):
         if factor["kind"] == "continuous":
             text = "%g to %g (found: %.3f to %.3f)" % (*factor["range"], column.min(), column.max())
         else:
-            counts = np.bincount(column.astype(int), minlength=len(factor["values"]))
-            text = ", ".join("%s %d" % pair for pair in zip(factor["values"], counts))
+            text = ", ".join("%s %d" % (value, (column == i).sum()) for i, value in enumerate(factor["values"]))
         print("%-12s %-12s %s" % ("", factor["name"], text))
 
 
