@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import re
 
 from experiment_utils.errors import OptionError
@@ -118,11 +119,23 @@ def _words(value):
 def positive(value):
     if not value > 0:
         raise ValueError("must be greater than 0")
+    finite(value)
 
 
 def not_negative(value):
     if not value >= 0:
         raise ValueError("must not be negative")
+    finite(value)
+
+
+def finite(value):
+    if not math.isfinite(value):
+        raise ValueError("must be a finite number")
+
+
+def random_seed(value):
+    if not 0 <= value < 2**32:
+        raise ValueError("must be between 0 and 4294967295")
 
 
 def power_of_two(value):

@@ -7,7 +7,7 @@ import os
 from experiment_utils import __version__, options, runs
 from experiment_utils.errors import Interrupted, OptionError, run_command
 from experiment_utils.files import write_json
-from experiment_utils.options import at_least, not_negative, option, positive, power_of_two
+from experiment_utils.options import at_least, not_negative, option, positive, power_of_two, random_seed
 from progan import schedule
 from progan.dataset import open_dataset
 
@@ -67,7 +67,7 @@ class TrainOptions:
     results_dir: str = option("results", "where the run's own directory, NNNNN-DESCRIPTION, is made")
     num_gpus: int = option(None, "GPUs to use; 0: the CPU (default: one if there is one)", int, check=not_negative)
     num_threads: int = option(0, "CPU threads; 1 makes runs repeat bit for bit; 0: all", check=not_negative)
-    seed: int = option(1000, "of every random draw", check=not_negative)
+    seed: int = option(1000, "of every random draw", check=random_seed)
 
     resolution: int = option(None, "full resolution (default: 128, or the dataset's if lower)", int, check=power_of_two)
     nz: int = option(12, "components of the latent z", check=positive)
@@ -181,8 +181,12 @@ def main(argv=None):
     from progan.networks import NetworkSpec
     from progan.training import train
 
-    if chosen.num_gpus is None:
-        chosen.num_gpus = min(count_gpus(chosen.num_threads), 1)
+    if chosen.num_gpus != 0:
+        available = min(count_gpus(chosen.num_threads), 1)
+        if chosen.num_gpus is None:
+            chosen.num_gpus = available
+        elif not available:
+            raise OptionError(f"--num_gpus {chosen.num_gpus}: TensorFlow finds no GPU here; use 0, the CPU")
     spec = NetworkSpec(
         chosen.resolution, dataset.channels, chosen.nz, chosen.fmap_base, chosen.fmap_max, chosen.infogan_nz
     )
@@ -327,16 +331,12 @@ class Resumed:
         stored = self.snapshot.options["loss"]
         if self.in_place:
             return LossOptions(**stored)
-        values = {name: getattr(self.options, name) for name in stored}
-        if values["layers_to_reg"] is None:
-            values["layers_to_reg"] = stored["layers_to_reg"]
+        values = {name: getattr(self.options, name) if name in given else stored[name] for name in stored}
         if stored["hp_lambda"] == 0 and values["hp_lambda"] > 0:
             values["hp_start_kimg"] = self.snapshot.kimg
             if "warmup_kimg" not in given:
                 values["warmup_kimg"] = 10000.0
             self.notes.append(f"fine-tuning: the penalty's ramp is counted from {self.snapshot.kimg:g} kimg")
-        elif "warmup_kimg" not in given:
-            values["warmup_kimg"] = stored["warmup_kimg"]
         return LossOptions(**values)
 
     def start(self, spec):
@@ -344,6 +344,11 @@ class Resumed:
         from progan.snapshot import load_state
         from progan.training import Progress, new_networks
 
+        theirs = self.snapshot.spec.channels
+        if spec.channels != theirs:
+            raise OptionError(
+                f"--dataset {self.options.dataset}: {spec.channels} channel(s) an image, {self.path} has {theirs}"
+            )
         # Weights that the snapshot lacks are those of a Q head that it did not have.
         networks = new_networks(spec, self.options.seed)
         for net, weights in networks.items():

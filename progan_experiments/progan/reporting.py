@@ -23,8 +23,8 @@ class Reporter:
         self._columns = columns
         self._z = np.random.RandomState([seed, 0, FIXED_LATENTS]).standard_normal([rows * columns, spec.nz])
         self._writer = tf.summary.FileWriter(run_dir)
-        if start_images:  # TensorBoard then forgets what a killed process had logged beyond this point
-            self._writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), start_images)
+        if start_images:  # TensorBoard then forgets what a killed process had logged from the next image on
+            self._writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), start_images + 1)
 
     def scalars(self, values, images_shown):
         """Log {name: value} at a number of real images shown."""

@@ -32,7 +32,7 @@ class Progress:
     step: int = 0
     tick: int = 0
     tick_start_images: int = 0
-    snapshot_images: int = -1  # images shown at the last snapshot
+    snapshot_images: int = -1  # images shown at the last snapshot of the schedule
     lod: float = None  # of the last step
     skipped_updates: int = 0
     sums: dict = dataclasses.field(default_factory=dict)  # {scalar: [sum, count]} since the last report
@@ -82,7 +82,6 @@ def train(
 
     def save():
         """Write the training state, then the snapshot that names it."""
-        state.snapshot_images = state.images_shown
         stage.read(networks)
         state_name = save_state(run_dir, state.images_shown, stage.read_slots(), dataclasses.asdict(state))
         path = snapshot_path(run_dir, state.images_shown)
@@ -171,11 +170,12 @@ def train(
                 else:
                     due = state.images_shown >= state.snapshot_images + 1000 * snapshot_kimg
                 if done or due:
+                    state.snapshot_images = state.images_shown
                     reporter.fakes(stage.sampler(lod), state.images_shown)
                     path = save()
             if stop.received is not None and not done:
                 if state.snapshot_images != state.images_shown:
-                    path = save()
+                    path = save()  # beside the schedule, which a resumed run keeps to
                 raise Interrupted(f"stopped by signal {stop.received}; saved {path}", stop.received)
     reporter.close()
     if stage is not None:

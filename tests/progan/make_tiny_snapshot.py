@@ -1,7 +1,7 @@
 """Make data/tiny.safetensors and data/tiny_images.npy: `python make_tiny_snapshot.py`, in this directory.
 
-The networks are drawn at random, of 16 px, in the middle of a fade-in. The images, float32, are what the NumPy generator
-of `numpy_progan.py` makes of Gs: TensorFlow has no part in them.
+The networks are drawn at random, of 16 px, in the middle of a fade-in. The images, float32, are what the generator of
+`numpy_progan.py` makes of Gs: TensorFlow has no part in them.
 """
 
 import os

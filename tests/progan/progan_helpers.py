@@ -24,3 +24,17 @@ def random_networks(spec, seed=0):
         net: {name: rng.standard_normal(shape).astype(np.float32) for name, shape in sorted(shapes.items())}
         for net, shapes in sorted(network_shapes(spec).items())
     }
+
+
+def read_scalars(run_dir):
+    """Return {tag: {images shown: value}} of what TensorBoard shows of a run; each step must be there once."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0})
+    events.Reload()
+    scalars = {}
+    for tag in events.Tags()["scalars"]:
+        values = events.Scalars(tag)
+        scalars[tag] = {value.step: value.value for value in values}
+        assert len(scalars[tag]) == len(values), tag
+    return scalars

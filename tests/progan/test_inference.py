@@ -50,9 +50,8 @@ def test_minibatches_and_normalisation(tiny):
     z = np.random.RandomState(0).standard_normal([7, 4])
     with TrainedGenerator(tiny, num_threads=1) as G:
         whole = G(z)
-        np.testing.assert_array_equal(G(z, minibatch=3), whole)
-        np.testing.assert_array_equal(G(5 * z), whole)
-        assert np.abs(G(normalized(z), normalize_latents=False).astype(int) - whole).max() <= 1
+        for same in (G(z, minibatch=3), G(5 * z), G(normalized(z), normalize_latents=False)):
+            assert np.abs(same.astype(int) - whole).max() <= 1  # a value on the edge may fall on either side
         assert (G(5 * z, normalize_latents=False) != whole).any()
 
 

@@ -105,3 +105,24 @@ def test_penalties_of_layers_are_those_of_the_definition(k, epsilon):
         weights, z.astype(np.float64), layers, directions, epsilon, resolution=8, full_resolution=8, fade=0.25
     )
     np.testing.assert_allclose(found, expected, rtol=2e-3)
+
+
+def test_training_on_the_penalty_lowers_it():
+    """Adam on the penalty alone, new latents and directions at every step; judged on others, never trained on."""
+    spec, rng = NetworkSpec(resolution=8, channels=3, nz=8, fmap_base=32), np.random.RandomState(0)
+    variables = {name: tf.Variable(value) for name, value in random_networks(spec)["G"].items()}
+    z, directions = tf.placeholder(tf.float32, [None, 8]), tf.placeholder(tf.float32, [2, None, 8])
+    penalties = losses.layer_penalties(Generator(variables, spec, 8), z, [2, 3, 4], directions, 0.1)
+    update = tf.train.AdamOptimizer(0.01, beta1=0.0, beta2=0.99).minimize(tf.add_n(penalties))
+
+    def feed(count):
+        return {z: rng.standard_normal([count, 8]), directions: rng.choice([-1.0, 1.0], size=[2, count, 8])}
+
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        held_out = feed(256)
+        before = np.array(session.run(penalties, held_out))
+        for _ in range(200):
+            session.run(update, feed(8))
+        after = np.array(session.run(penalties, held_out))
+    assert (after < 0.6 * before).all() and after.sum() < 0.1 * before.sum()

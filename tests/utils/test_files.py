@@ -92,7 +92,7 @@ def test_permissions_are_those_of_any_other_file(tmp_path, mask, expected):
 def test_text_is_utf_8(tmp_path):
     with atomic_write(str(tmp_path / "file"), "w") as stream:
         stream.write("ε²")
-    assert (tmp_path / "file").read_bytes() == "ε²".encode("utf-8")
+    assert (tmp_path / "file").read_bytes() == "ε²".encode()
 
 
 def test_a_directory_that_is_a_file_is_an_os_error_with_the_path(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from experiment_utils import options
 from experiment_utils.errors import OptionError
-from experiment_utils.options import at_least, integer_list, not_negative, option, positive, power_of_two
+from experiment_utils.options import at_least, integer_list, not_negative, option, positive, power_of_two, random_seed
 
 
 @dataclasses.dataclass
@@ -90,8 +90,9 @@ def test_help_shows_each_default_once_and_the_examples_as_written(capsys):
 @pytest.mark.parametrize(
     "check, good, bad",
     [
-        (positive, [1e-9, 3], [0, -1, float("nan")]),
-        (not_negative, [0, 2.5], [-1e-9, float("nan")]),
+        (positive, [1e-9, 3], [0, -1, float("nan"), float("inf")]),
+        (not_negative, [0, 2.5], [-1e-9, float("nan"), float("inf")]),
+        (random_seed, [0, 2**32 - 1], [-1, 2**32]),
         (power_of_two, [4, 1024], [0, 1, 2, 3, 12, -4]),
         (at_least(2), [2, 7], [1]),
     ],
