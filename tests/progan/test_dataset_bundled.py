@@ -102,13 +102,18 @@ def test_a_damaged_bundle_is_refused(shelf, tmp_path):
     assert not os.path.exists(str(tmp_path / "data" / "small"))
 
 
-def test_several_processes_may_unpack_at_once(shelf, tmp_path):
-    paths, barrier = [], threading.Barrier(4)
+def test_several_processes_may_unpack_at_once(shelf, tmp_path, monkeypatch):
+    """All are held up until everyone is about to give the dataset its name."""
+    paths, barrier, rename = [], threading.Barrier(4), os.rename
+
+    def rename_together(*names):
+        barrier.wait()
+        rename(*names)
 
     def unpack():
-        barrier.wait()
         paths.append(bundled.unpack("small", str(tmp_path / "data")))
 
+    monkeypatch.setattr(os, "rename", rename_together)
     threads = [threading.Thread(target=unpack) for _ in range(4)]
     for thread in threads:
         thread.start()

@@ -146,13 +146,17 @@ class DatasetWriter:
 
     def _publish(self):
         check_replaceable(self.out, self._overwrite)  # again: much may have happened in the meantime
-        if os.path.isdir(self.out) and os.listdir(self.out):
+        if self._overwrite and os.path.isdir(self.out) and os.listdir(self.out):
             replaced = self._beside("old")
             os.rename(self.out, replaced)
             os.rename(self._directory, self.out)
             shutil.rmtree(replaced)
         else:
-            os.rename(self._directory, self.out)
+            try:
+                os.rename(self._directory, self.out)
+            except OSError:
+                check_replaceable(self.out, self._overwrite)  # another process may have been faster
+                raise
         self._directory = None
 
 
