@@ -22,13 +22,13 @@ KINDS = {
         (3, 10),
         (3, 13),
         ["requirements.txt", "pyproject.toml"],
-        "TensorFlow 2 and PyTorch: 8 GB of disk, of which 3 GB are downloaded (PyTorch brings its CUDA libraries)",
+        "TensorFlow 2 and PyTorch: 8 GB of disk, about half of it to download (PyTorch brings its CUDA libraries)",
     ),
     "legacy": (
         (3, 7),
         (3, 7),
         ["environment.yml", "pyproject.toml"],
-        "TensorFlow 1.14 and PyTorch 1.13: 5 GB of disk, of which 2 GB are downloaded",
+        "TensorFlow 1.14 and PyTorch 1.13: 5 GB of disk, about half of it to download",
     ),
 }
 
@@ -50,7 +50,7 @@ def main():
     print(f"Setting up {arguments.directory} with {python}: {description};", flush=True)
     print("two to ten minutes on a fast line, once. Nothing outside that directory is changed.", flush=True)
     run([python, "-m", "venv", "--clear", directory], "on Debian and Ubuntu, `apt install python3-venv` provides it")
-    pip = [os.path.join(directory, "bin", "python"), "-m", "pip", "install", "--no-compile"]
+    pip = [os.path.join(directory, "bin", "python"), "-m", "pip", "install"]
     pip += ["--disable-pip-version-check"] + ([] if sys.stdout.isatty() else ["--quiet"])
     advice = "check the network and the free disk space, and run the same command again"
     if arguments.kind == "modern":
