@@ -2,7 +2,7 @@
 
     python benchmarks/render_speed.py [workers]
 
-The baseline is what one would write first: one process that calls `mitsuba.render` in a loop and lets Mitsuba use as
+The baseline is what one would write first: one process that loads each scene whole, renders it, and lets Mitsuba use as
 many threads as there are workers. Both draw the same scenes with the same samples per pixel; no start is timed.
 """
 
@@ -30,6 +30,7 @@ def baseline(resolution, threads):
     start = time.perf_counter()
     for index in range(IMAGES[resolution]):
         scene, _ = clevr.draw(VARIANT, SEED, index)
+        render.rubber.cache_clear()
         description = mitsuba.load_dict(render.describe(scene, resolution, samples))
         render.quantise(np.array(mitsuba.render(description, seed=scene.sampler_seed)))
     return IMAGES[resolution] / (time.perf_counter() - start)
