@@ -40,8 +40,8 @@ def main(argv=None):
 
     step("2. Train a small ProGAN on it with the Hessian Penalty, growing from 4x4 to 16x16")
     command("train.py", "--dataset", DATASET, "--data_dir", data_dir, "--results_dir", results_dir,
-            "--resolution", RESOLUTION, "--fmap_base", 64, "--minibatch", 16, "--hp_lambda", 0.0125,
-            "--warmup_kimg", 2 * chosen.total_kimg, "--stage_kimg", 5, "--fade_kimg", 5, "--total_kimg", chosen.total_kimg,
+            "--resolution", RESOLUTION, "--fmap_base", 64, "--minibatch", 16, "--stage_kimg", 5, "--fade_kimg", 5,
+            "--hp_lambda", 0.0125, "--warmup_kimg", 2 * chosen.total_kimg, "--total_kimg", chosen.total_kimg,
             "--tick_kimg", 10, "--snapshot_kimg", 30, "--compute_interp_ticks", 0, "--num_gpus", 0,
             "--num_threads", 1)  # fmt: skip
     number = runs.latest_run(results_dir)
