@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from progan_helpers import load_train_command
+from progan_helpers import load_command
 
 from progan.data.writer import DatasetWriter
 from progan.inference import count_gpus
@@ -15,7 +15,7 @@ count_gpus(
 @pytest.fixture(scope="session")
 def train_command():
     """The module train.py: a command, not part of a package."""
-    return load_train_command()
+    return load_command("train")
 
 
 @pytest.fixture(scope="session")

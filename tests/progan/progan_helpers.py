@@ -1,4 +1,4 @@
-"""What several of the tests of training need: networks with every weight drawn, and train.py as a module."""
+"""What several of the tests of training need: networks with every weight drawn, and the commands as modules."""
 
 import importlib.util
 import os
@@ -10,8 +10,9 @@ from progan.snapshot import network_shapes
 PROGAN_EXPERIMENTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "progan_experiments")
 
 
-def load_train_command():
-    spec = importlib.util.spec_from_file_location("train_command", os.path.join(PROGAN_EXPERIMENTS, "train.py"))
+def load_command(name):
+    """Return progan_experiments/NAME.py as a module: it is a command, not part of a package."""
+    spec = importlib.util.spec_from_file_location(f"{name}_command", os.path.join(PROGAN_EXPERIMENTS, f"{name}.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 
-from progan_helpers import load_train_command
+from progan_helpers import load_command
 
 from experiment_utils import files
 from experiment_utils.errors import run_command
@@ -37,7 +37,7 @@ def process(arguments, patch):
         sys.argv = ["train.py"]
         patch()
         try:
-            run_command(lambda: load_train_command().main(arguments))
+            run_command(lambda: load_command("train").main(arguments))
         except SystemExit as end:
             os._exit(end.code)
         except BaseException:

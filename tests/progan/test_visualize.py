@@ -1,0 +1,139 @@
+"""visualize.py: which models it finds, what it writes, what it refuses; and the numbers of a model card."""
+
+import os
+
+import numpy as np
+import pytest
+from make_tiny_snapshot import SNAPSHOT
+from PIL import Image
+from progan_helpers import load_command
+
+from experiment_utils.errors import UserError
+from progan.data.writer import DatasetWriter
+from progan.dataset import Dataset
+from progan.inference import TrainedGenerator
+from progan.metrics.faithfulness import faithfulness
+from progan.snapshot import load_snapshot, pretrained_models, save_snapshot, snapshot_path
+from progan.traversal import activeness_by_component
+
+
+@pytest.fixture(scope="module")
+def command():
+    return load_command("visualize")
+
+
+def visualize(command, out_dir, *arguments):
+    command.main(["--out_dir", str(out_dir), "--steps", "4", "--samples", "3", *map(str, arguments)])
+    return sorted(os.listdir(str(out_dir)))
+
+
+def rows(printed):
+    """[(component, activeness)] as printed, one a component."""
+    words = [line.split() for line in printed.splitlines() if line.startswith("  z")]
+    return [(int(name[1:]), float(value)) for name, value, *_ in words]
+
+
+def test_the_shipped_model_has_one_component_that_moves_the_cube(command, tmp_path, capsys):
+    files = visualize(command, tmp_path, "--models", "clevr_1fov_16_fs")
+    assert files == ["clevr_1fov_16_fs-seed0.gif"]
+    scores = np.array([score for _, score in rows(capsys.readouterr().out)])
+    assert len(scores) == 12 and (np.diff(scores) <= 0).all()
+    assert scores.sum() ** 2 / (scores**2).sum() < 3
+    with Image.open(str(tmp_path / files[0])) as gif:
+        assert gif.n_frames == 6 and gif.info["loop"] == 0  # four steps there, two back
+
+
+def test_rows_are_sorted_by_activeness_unless_told_otherwise(command, tmp_path, capsys):
+    with TrainedGenerator(load_snapshot(SNAPSHOT)) as generator:
+        truth = activeness_by_component(generator, generator.spec.nz)
+    visualize(command, tmp_path, "--models", SNAPSHOT)
+    printed = rows(capsys.readouterr().out)
+    assert [component for component, _ in printed] == np.argsort(-truth, kind="stable").tolist()
+    assert dict(printed) == pytest.approx(dict(enumerate(truth)), abs=1e-5)
+    visualize(command, tmp_path, "--models", SNAPSHOT, "--no_sort")
+    assert [component for component, _ in rows(capsys.readouterr().out)] == list(range(len(truth)))
+
+
+def test_every_format_several_models_and_parts(command, tmp_path):
+    run_dir = tmp_path / "results" / "00004-a-run"
+    run_dir.mkdir(parents=True)
+    snapshot = load_snapshot(SNAPSHOT)
+    for images_shown in (3000, 5000):
+        save_snapshot(snapshot_path(str(run_dir), images_shown), snapshot)
+    nz = snapshot.spec.nz
+    arguments = [
+        "--models",
+        4,
+        "clevr_1fov_16_fs",
+        "--results_dir",
+        tmp_path / "results",
+        "--snapshot_kimgs",
+        3,
+        "latest",
+    ]
+    arguments += ["--format", "mp4", "stills", "--n_frames_to_save", 2, "--seeds", 1, 2]
+    files = visualize(command, tmp_path / "out", *arguments)
+    stems = [f"{model}-seed{seed}" for model in ("00004-a-run-000003", "clevr_1fov_16_fs") for seed in (1, 2)]
+    assert files == sorted(stem + end for stem in stems for end in (".mp4", "_00.png", "_01.png", "-sweep.png"))
+    files = visualize(command, tmp_path / "parts", "--models", SNAPSHOT, "--nz_per_vid", nz - 1, "--stills_only")
+    assert sum("-part0" in name for name in files) == sum("-part1" in name for name in files) == len(files) // 2
+    sizes = [Image.open(str(tmp_path / "parts" / name)).size for name in files if "_00" in name]
+    assert sizes[0][1] > sizes[1][1]  # nz - 1 rows, then one
+
+
+def test_transposing_exchanges_rows_and_columns(command, tmp_path):
+    (plain,) = visualize(command, tmp_path / "a", "--models", SNAPSHOT)
+    visualize(command, tmp_path / "b", "--models", SNAPSHOT, "--transpose")
+    rows_of_3, columns_of_3 = (Image.open(str(tmp_path / name / plain)).size for name in "ab")  # of four components
+    assert rows_of_3[0] < columns_of_3[0] and rows_of_3[1] > columns_of_3[1]
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--models"], ["--models"]),
+        ([], ["--models"]),
+        (["--models", "nothing"], ["nothing", "clevr_1fov_16_fs"]),
+        (["--models", "7"], ["7", "results"]),
+        (["--models", __file__], ["test_visualize.py", "safetensors"]),
+        (["--models", "clevr_1fov_16_fs", "--snapshot_kimgs", "1", "2"], ["--snapshot_kimgs"]),
+        (["--models", "clevr_1fov_16_fs", "--snapshot_kimgs", "first"], ["first"]),
+        (["--models", "clevr_1fov_16_fs", "--fps", "60"], ["--fps 60", "mp4"]),
+        (["--models", "clevr_1fov_16_fs", "--steps", "1"], ["--steps 1"]),
+    ],
+)
+def test_bad_input(command, tmp_path, arguments, words):
+    with pytest.raises(UserError) as caught:
+        command.main([*arguments, "--out_dir", str(tmp_path)])
+    assert all(word in str(caught.value) for word in words) and os.listdir(str(tmp_path)) == []
+
+
+def test_faithfulness_of_a_generator_that_repeats_the_training_images(tmp_path):
+    positions = np.linspace(0, 10, 60)
+    with DatasetWriter(str(tmp_path / "squares"), 16, 3) as writer:
+        for position in positions:
+            writer.add(square(position))
+        info = [{"name": "x", "kind": "continuous", "range": [0, 10]}]
+        writer.finish(np.float32(positions)[:, None], info)
+
+    class Repeats:
+        """Shows the squares whose place is one of half the true range: z0 chooses it."""
+
+        spec = load_snapshot(pretrained_models()["clevr_1fov_16_fs"]).spec
+
+        def __call__(self, z, normalize_latents=True):
+            chosen = (np.tanh(z[:, 0]) * 0.5 + 0.5) * 29
+            return np.stack([square(positions[int(index + 0.5)]) for index in chosen])
+
+    numbers = faithfulness(Repeats(), Dataset(str(tmp_path / "squares")))
+    assert numbers["effective_number"] == pytest.approx(1)
+    assert numbers["nearest_image_error"] == 0 < numbers["nearest_image_baseline"]
+    assert numbers["coverage/x"] == pytest.approx(0.5, abs=0.11) and numbers["held_out/x"] > 0.9
+
+
+def square(position):
+    """A red square on grey, its edges blended: uint8 [16, 16, 3]."""
+    across = np.clip(np.minimum(np.arange(16) - position + 1, position + 5 - np.arange(16)), 0, 1)
+    image = np.full([16, 16, 3], 100.0)
+    image[5:10] += across[:, None] * ([200, 40, 30] - image[5:10])
+    return np.rint(image).astype(np.uint8)
