@@ -191,7 +191,7 @@ class Stage:
         if code is not None:
             terms["infogan/D"] = losses.infogan_loss(code, self._z)
             loss += self.options.infogan_lambda * terms["infogan/D"]
-        update, skipped = self._minimise(loss, "D", lr)
+        update, skipped = self._minimise(loss, terms, "D", lr)
         # Gs follows G as it is before G's own step.
         decay = schedule.ema_decay(self.key.minibatch)
         averages, current = self._variables["Gs"], self._variables["G"]
@@ -210,15 +210,20 @@ class Stage:
             penalties = losses.layer_penalties(self._G, self._z, self.layers, self._directions, self.options.epsilon)
             loss += tf.reduce_sum(tf.stack(penalties) * self._layer_weights)
             terms.update({f"hessian_penalty/layer_{n:02d}": value for n, value in zip(self.layers, penalties)})
-        self._step_G, skipped = self._minimise(loss, "G", lr)
+        self._step_G, skipped = self._minimise(loss, terms, "G", lr)
         self._terms_G = dict(terms, skipped=skipped, **{"loss/G": loss})
 
-    def _minimise(self, loss, net, lr):
-        """Return (one Adam step on the weights of `net`, 1 if it is skipped since a gradient is not finite else 0)."""
+    def _minimise(self, loss, terms, net, lr):
+        """Return (one Adam step on the weights of `net`, 1 if it is skipped since a gradient is not finite else 0).
+
+        The step waits for `terms` {name: scalar} too. Some need a weight that no gradient needs, the critic's last bias
+        for one, and would else be computed now before the step, now after it.
+        """
         variables = list(self._variables[net].values())
         optimizer = tf.train.AdamOptimizer(lr, beta1=0.0, beta2=0.99, epsilon=1e-8, name="Adam_" + net)
         gradients = tf.gradients(loss, variables)
-        finite = tf.reduce_all(tf.stack([tf.reduce_all(tf.is_finite(gradient)) for gradient in gradients]))
+        with tf.control_dependencies([loss, *terms.values()]):
+            finite = tf.reduce_all(tf.stack([tf.reduce_all(tf.is_finite(gradient)) for gradient in gradients]))
         update = tf.cond(finite, lambda: optimizer.apply_gradients(zip(gradients, variables)), tf.no_op)
         self._slot_variables += optimizer.variables()
         return update, 1 - tf.cast(finite, tf.int32)
