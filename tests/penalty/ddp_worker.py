@@ -22,7 +22,7 @@ def train(rank, world, folder):
     torch.set_num_threads(1)
     rendezvous = f"file://{os.path.join(folder, 'rendezvous')}"
     torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world)
-    problem = torch.load(os.path.join(folder, "problem.pt"))
+    problem = torch.load(os.path.join(folder, "problem.pt"), weights_only=True)
     G = generator(problem["z"].shape[1]).double()
     G.load_state_dict(problem["weights"])
     replica = DistributedDataParallel(G)

@@ -143,7 +143,9 @@ def test_distributed_data_parallel_gradients_are_those_of_one_process(tmp_path):
 
     hessian_penalty(G, z, k=3, reduction=torch.mean, directions=directions).backward()
     for rank in range(2):
-        for gradient, parameter in zip(torch.load(tmp_path / f"gradients-{rank}.pt"), G.parameters()):
+        for gradient, parameter in zip(
+            torch.load(tmp_path / f"gradients-{rank}.pt", weights_only=True), G.parameters()
+        ):
             assert parameter.grad.norm() > 0 or parameter.shape == (5,)
             assert torch.allclose(gradient, parameter.grad, rtol=1e-9, atol=1e-12)
 
