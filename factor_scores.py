@@ -8,6 +8,11 @@ Self-contained: copy this file into your project; it needs NumPy, scikit-learn a
     range_coverage(values[:, 0], low=-1, high=1)                       # 0.95
     nearest_image_error(generated, images)                             # levels of 255
 
+    readings = ...                              # [directions, samples, steps, factors]: predict() along every sweep
+    changes = direction_changes(readings, factor_info, regressor.spread)       # [directions, factors]
+    purity(changes, regressor.noise)                                           # [directions], 0 to 1
+    factor_coverage(changes, regressor.noise)                                  # factors with a direction of their own
+
 Images are uint8 [N, H, W, C] throughout; C is 1 or 3. Factors are float32 [N, F], column f described by factor_info[f]:
 
     {"name": "position", "kind": "continuous", "range": [-1.0, 1.0]}
@@ -32,7 +37,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 # ----------------------------------------------------------------------------------------------------------------------
 # Reading factors off images
 
-_FORMAT = "factor_scores.FactorRegressor 1"
+_FORMAT = "factor_scores.FactorRegressor 2"
 _LARGEST = 32  # images are averaged down to at most this many pixels a side: enough to place an object
 _COMPONENTS = 100  # principal components that the networks see
 _COPIES = 4  # degraded copies of every training image
@@ -52,10 +57,14 @@ class FactorRegressor:
     image_shape   (H, W, C)
     held_out      {name: score} on a fifth of the images that the fit did not see: R² of a continuous factor, accuracy
                   of a categorical one
+    spread        float64 [F]: `factor_spread` of the factors it was fitted on, all images
+    noise         float64 [F], measured on the same fifth: how much two readings differ on average (as in
+                  `direction_changes`, in units of the spread) though the true value is the same
     """
 
-    def __init__(self, arrays, factor_info, image_shape, held_out):
+    def __init__(self, arrays, factor_info, image_shape, held_out, spread, noise):
         self.factor_info, self.image_shape, self.held_out = factor_info, tuple(image_shape), held_out
+        self.spread, self.noise = np.asarray(spread), np.asarray(noise)
         self._arrays = arrays
 
     @classmethod
@@ -74,8 +83,11 @@ class FactorRegressor:
         for number, info in enumerate(factor_info):
             targets = np.tile(factors[train, number], len(copies))
             arrays.update(_fit_network(f"factor{number}", info, features, targets, seed))
-        regressor = cls(arrays, factor_info, images.shape[1:], None)
-        regressor.held_out = _scores(regressor.predict(images[test]), factors[test], factor_info)
+        spread = factor_spread(factors, factor_info)
+        regressor = cls(arrays, factor_info, images.shape[1:], None, spread, None)
+        predicted = regressor.predict(images[test])
+        regressor.held_out = _scores(predicted, factors[test], factor_info)
+        regressor.noise = _noise(predicted, factors[test], factor_info) / spread
         return regressor
 
     def predict(self, images):
@@ -98,6 +110,7 @@ class FactorRegressor:
     def save(self, path):
         """Write the regressor as one safetensors file; it appears under its name only when complete."""
         metadata = {"factor_info": self.factor_info, "image_shape": self.image_shape, "held_out": self.held_out}
+        metadata.update(spread=self.spread.tolist(), noise=self.noise.tolist())
         data = safetensors.numpy.save(self._arrays, metadata={"format": _FORMAT, "json": json.dumps(metadata)})
         path = os.path.abspath(os.fspath(path))
         partial = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{uuid.uuid4().hex}.part")
@@ -128,7 +141,8 @@ class FactorRegressor:
         if header.get("format") != _FORMAT:
             raise ValueError(f"{path}: its format is {header.get('format')!r}, not {_FORMAT!r}")
         metadata = json.loads(header["json"])
-        return cls(arrays, metadata["factor_info"], metadata["image_shape"], metadata["held_out"])
+        names = ("factor_info", "image_shape", "held_out", "spread", "noise")
+        return cls(arrays, *(metadata[name] for name in names))
 
 
 def _shrink(images):
@@ -229,6 +243,20 @@ def _scores(predicted, true, factor_info):
             score = (predicted[:, number] == true[:, number]).mean()
         scores[info["name"]] = float(score)
     return scores
+
+
+def _noise(predicted, true, factor_info):
+    """float64 [F]: the mean difference of readings of the same true value, in the factors' own units."""
+    noise = []
+    for number, info in enumerate(factor_info):
+        read, truth = predicted[:, number].astype(float), true[:, number].astype(float)
+        if info["kind"] == "continuous":
+            noise.append(_mean_difference(read - truth, "continuous"))
+        else:  # a value that turns up once has no other reading to differ from
+            values, counts = np.unique(truth, return_counts=True)
+            of_value = [_mean_difference(read[truth == value], "categorical") for value in values[counts > 1]]
+            noise.append(np.average(of_value, weights=counts[counts > 1]) if of_value else 0.0)
+    return np.array(noise)
 
 
 def _checked_images(name, images):
@@ -332,3 +360,101 @@ def effective_number(activeness):
         raise ValueError(f"activeness={activeness.tolist()}: expected one finite number >= 0 a component")
     squares = (activeness**2).sum()
     return float(activeness.sum() ** 2 / squares) if squares > 0 else 0.0
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Which factors a direction of latent space moves
+
+
+def factor_spread(factors, factor_info):
+    """Return float64 [F]: how far apart two images of the data are on average, factor by factor.
+
+    factors       [N, F], the data's own
+    For a continuous factor that is the mean |a - b| over all pairs of images (Gini's mean difference: 1.13 standard
+    deviations of a normal distribution, a third of the range of a uniform one), for a categorical one the share of
+    pairs that differ. A change divided by it means the same for both kinds, and does not depend on a factor's unit.
+    """
+    factors = np.asarray(factors, float)
+    if factors.ndim != 2 or factors.shape[1] != len(factor_info) or len(factors) < 2:
+        raise ValueError(f"factors of shape {factors.shape}: expected [N, {len(factor_info)}], N at least 2")
+    kinds = [info["kind"] for info in factor_info]
+    return np.array([_mean_difference(column, kind) for column, kind in zip(factors.T, kinds)])
+
+
+def direction_changes(readings, factor_info, spread):
+    """Return float64 [D, F]: how much each of D directions changes each of F factors.
+
+    readings      [D, samples, steps, F]: the factors of the images along each sweep
+    spread        [F], above 0: `factor_spread` of the data, or a FactorRegressor's `.spread`
+
+    The change is the mean, over samples and over all pairs of steps of a sweep, of |a - b| (categorical: of whether a
+    and b differ), divided by the spread. So it is 1 where moving along the direction changes the factor as much as
+    taking another image of the data does. All pairs, not the two ends: a factor that leaves and comes back has changed.
+    And not the sum of steps from one image to the next, to which the reader's jitter would add up as steps are added.
+    """
+    readings, spread = np.asarray(readings, float), np.asarray(spread, float)
+    factors = len(factor_info)
+    if readings.ndim != 4 or readings.shape[3] != factors or 0 in readings.shape or readings.shape[2] < 2:
+        raise ValueError(
+            f"readings of shape {readings.shape}: expected [directions, samples, steps, {factors}], at least 2 steps"
+        )
+    if not np.isfinite(readings).all():
+        raise ValueError("readings that are not finite")
+    if spread.shape != (factors,) or not (np.isfinite(spread).all() and (spread > 0).all()):
+        raise ValueError(f"spread={spread.tolist()}: expected {factors} numbers above 0")
+    kinds = [info["kind"] for info in factor_info]
+    changes = [_mean_difference(readings[..., number], kind).mean(1) for number, kind in enumerate(kinds)]
+    return np.stack(changes, 1) / spread
+
+
+def purity(changes, noise):
+    """Return float64 [D]: the share that the largest factor has in a direction's total change; from 1/F to 1, or 0.
+
+    changes   [D, F], from `direction_changes`
+    noise     one number, or one a factor: a direction none of whose changes exceeds it moves nothing and gets 0.
+
+    The noise should be the reader's own, as FactorRegressor measures it: readings of images with the same true value
+    differ by that much. A sweep that moves no factor at all, but makes the reader err as it does from image to image,
+    changes by `noise`; along a smooth sweep its errors resemble each other, and it changes by less. (Errors that are
+    normal and leave R² on held-out images make a noise of about √(1 - R²): 0.1 at R² = 0.99.)
+    """
+    changes, moved = _checked_changes(changes, noise)
+    total = changes.sum(1)
+    return np.where(moved.any(1), changes.max(1) / np.where(total > 0, total, 1), 0.0)
+
+
+def factor_coverage(changes, noise, majority=0.5):
+    """Return how many factors have a direction of their own, 0 to F.
+
+    changes, noise   as for `purity`
+    A factor has one if some direction changes it beyond its noise, and has more than `majority` of its total change in
+    it: at the default, more than in all other factors together. Several directions of one factor count once.
+    """
+    changes, moved = _checked_changes(changes, noise)
+    if not 0.5 <= majority < 1:
+        raise ValueError(f"majority={majority}: must be at least 0.5, and less than 1")
+    own = moved & (changes > majority * changes.sum(1, keepdims=True))
+    return int(own.any(0).sum())
+
+
+def _mean_difference(values, kind):
+    """float [..., n] -> [...]: over all pairs, the mean |a - b| (continuous) or the share that differ (categorical)."""
+    n = values.shape[-1]
+    if kind == "continuous":  # the gap between neighbours in order lies between k · (n - k) pairs
+        k = np.arange(1, n)
+        return np.diff(np.sort(values, -1), axis=-1).dot(k * (n - k) / (n * (n - 1) / 2))
+    equal = 0
+    for value in np.unique(values):
+        count = (values == value).sum(-1)
+        equal = equal + count * (count - 1)
+    return 1 - equal / (n * (n - 1.0))
+
+
+def _checked_changes(changes, noise):
+    """Return (changes, which of them exceed the noise)."""
+    changes, noise = np.asarray(changes, float), np.asarray(noise, float)
+    if changes.ndim != 2 or 0 in changes.shape or not (np.isfinite(changes).all() and (changes >= 0).all()):
+        raise ValueError(f"changes of shape {changes.shape}: expected [directions, factors], finite numbers >= 0")
+    if noise.shape not in ((), changes.shape[1:]) or not (np.isfinite(noise).all() and (noise >= 0).all()):
+        raise ValueError(f"noise={noise.tolist()}: expected a number >= 0, or {changes.shape[1]} of them")
+    return changes, changes > noise

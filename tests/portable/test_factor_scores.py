@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, r2_score
 
 import factor_scores
-from factor_scores import FactorRegressor, effective_number, nearest_image_error, range_coverage
+from factor_scores import (
+    FactorRegressor,
+    direction_changes,
+    effective_number,
+    factor_coverage,
+    factor_spread,
+    nearest_image_error,
+    purity,
+    range_coverage,
+)
 
 INFO = [
     {"name": "x", "kind": "continuous", "range": [-3.0, 5.0]},
@@ -162,6 +171,7 @@ def test_save_and_load(regressor, tmp_path):
     np.testing.assert_array_equal(loaded.predict(images), regressor.predict(images))
     assert loaded.held_out == regressor.held_out and loaded.factor_info == INFO
     assert loaded.image_shape == (16, 16, 3)
+    np.testing.assert_array_equal([loaded.spread, loaded.noise], [regressor.spread, regressor.noise])
     assert [entry.name for entry in tmp_path.iterdir()] == ["regressor.safetensors"]
 
 
@@ -270,6 +280,153 @@ def test_effective_number_in_closed_form():
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Which factors a direction moves
+
+FLAGS = [INFO[0], INFO[1]]  # a continuous factor and one of three values
+
+
+def pairwise(values, kind):
+    """The definition: the mean over all pairs of |a - b|, or of whether they differ."""
+    pairs = [(a, b) for i, a in enumerate(values) for b in values[:i]]
+    return np.mean([abs(a - b) if kind == "continuous" else a != b for a, b in pairs])
+
+
+def changes_by_hand(readings, infos, spread):
+    found = np.zeros((readings.shape[0], len(infos)))
+    for direction, sweeps in enumerate(readings):
+        for number, info in enumerate(infos):
+            found[direction, number] = np.mean([pairwise(sweep[:, number], info["kind"]) for sweep in sweeps])
+    return found / spread
+
+
+def random_readings(seed, directions, samples, steps):
+    random = np.random.RandomState(seed)
+    shape = (directions, samples, steps)
+    return np.stack([random.uniform(-3, 5, shape), random.randint(0, 3, shape)], -1)
+
+
+def test_spread_of_known_distributions():
+    random = np.random.RandomState(0)
+    columns = [random.uniform(-3, 5, 20000), random.normal(7, 2, 20000), random.randint(0, 4, 20000)]
+    info = [INFO[0], INFO[0], {"name": "of four", "kind": "categorical", "values": list("abcd")}]
+    expected = [8 / 3, 2 * 2 / np.sqrt(np.pi), 1 - 1 / 4]
+    np.testing.assert_allclose(factor_spread(np.stack(columns, 1), info), expected, rtol=0.01)
+
+
+@given(seed=st.integers(0, 99), directions=st.integers(1, 3), samples=st.integers(1, 3), steps=st.integers(2, 6))
+def test_changes_equal_a_loop_over_all_pairs_of_steps(seed, directions, samples, steps):
+    readings = random_readings(seed, directions, samples, steps)
+    spread = np.array([1.7, 0.6])
+    found = direction_changes(readings, FLAGS, spread)
+    np.testing.assert_allclose(found, changes_by_hand(readings, FLAGS, spread), rtol=1e-12, atol=1e-12)
+    data = readings.reshape(-1, 2)
+    expected = [pairwise(data[:, 0], "continuous"), pairwise(data[:, 1], "categorical")]
+    np.testing.assert_allclose(factor_spread(data, FLAGS), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_steps_drawn_from_the_data_change_a_factor_by_one():
+    readings = random_readings(0, 2, 500, 7)
+    spread = factor_spread(readings.reshape(-1, 2), FLAGS)
+    np.testing.assert_allclose(direction_changes(readings, FLAGS, spread), 1, atol=0.05)
+
+
+def test_a_factor_that_leaves_and_comes_back_has_changed():
+    there_and_back = np.array([0, 1, 2, 1, 0.0])[None, None, :, None]
+    assert direction_changes(there_and_back, INFO[:1], [1]) == pytest.approx(10 / 10)
+    blink = np.array([1, 0, 1.0])[None, None, :, None]
+    assert direction_changes(blink, INFO[1:2], [0.5]) == pytest.approx(2 * 2 / 3)
+    assert direction_changes(np.full((1, 4, 9, 1), 0.1), INFO[:1], [1]) == 0
+
+
+@given(
+    seed=st.integers(0, 99),
+    scale=st.floats(1e-3, 1e3),
+    shift=st.floats(-10, 10),
+    values=st.permutations(range(3)),
+    directions=st.permutations(range(4)),
+    steps=st.permutations(range(5)),
+)
+def test_scores_depend_on_no_unit_and_no_order(seed, scale, shift, values, directions, steps):
+    readings = random_readings(seed, 4, 3, 5)
+    readings[0, ..., 1] = 2  # one direction leaves the second factor alone
+    data = random_readings(seed + 100, 1, 1, 50).reshape(-1, 2)
+
+    def other_unit(x):
+        return np.stack([scale * x[..., 0] + shift, np.array(values)[x[..., 1].astype(int)]], -1)
+
+    first = direction_changes(readings, FLAGS, factor_spread(data, FLAGS))
+    moved = other_unit(readings)[directions][:, :, steps]
+    second = direction_changes(moved, FLAGS, factor_spread(other_unit(data), FLAGS))
+    np.testing.assert_allclose(second, first[directions], rtol=1e-6)
+    np.testing.assert_allclose(purity(second, 0.1), purity(first, 0.1)[directions], rtol=1e-6)
+    swapped = direction_changes(readings[..., ::-1], FLAGS[::-1], factor_spread(data[:, ::-1], FLAGS[::-1]))
+    np.testing.assert_allclose(purity(swapped, 0.1), purity(first, 0.1))
+    for changes in (second[:, ::-1], first):
+        assert factor_coverage(changes, 0.1) == factor_coverage(swapped, 0.1)
+
+
+def test_purity_and_coverage_of_known_changes():
+    changes = np.array(
+        [
+            [0.9, 0.0, 0.0],  # pure
+            [0.6, 0.2, 0.2],  # mostly the first again
+            [0.3, 0.3, 0.3],  # everything alike
+            [0.0, 0.04, 0.0],  # below the noise
+            [0.0, 0.2, 0.1],  # mostly the second
+            [0.0, 0.0, 0.0],
+        ]
+    )
+    np.testing.assert_allclose(purity(changes, 0.05), [1, 0.6, 1 / 3, 0, 2 / 3, 0])
+    assert factor_coverage(changes, 0.05) == 2
+    assert factor_coverage(changes, 0.05, majority=0.7) == 1
+    assert factor_coverage(changes, [0.05, 0.3, 0.05]) == 1  # what exceeds its own factor's noise counts
+    assert purity(changes, [0.05, 0.3, 0.2])[4] == 0
+    assert factor_coverage(changes[2:3], 0) == factor_coverage(changes[5:], 0) == 0
+    assert factor_coverage([[0.5, 0.5]], 0) == 0  # half is no majority
+    assert factor_coverage(np.eye(3), 0.1) == 3
+
+
+@given(st.lists(st.lists(st.floats(0, 3), min_size=4, max_size=4), min_size=1, max_size=6), st.floats(0, 1))
+def test_purity_is_at_least_an_even_share_or_nothing(changes, noise):
+    found = purity(changes, noise)
+    for row, value in zip(changes, found):
+        if max(row) > noise:
+            assert 1 / 4 - 1e-12 <= value <= 1 + 1e-12 and value == pytest.approx(max(row) / sum(row))
+        else:
+            assert value == 0
+    assert 0 <= factor_coverage(changes, noise) <= min(len(changes), 4)
+
+
+def test_a_regressor_knows_its_noise(regressor):
+    """The noise is what readings of new images differ by, though the true value is the same; that of R² for errors."""
+    true = draw_factors(800, seed=0)
+    np.testing.assert_allclose(regressor.spread, factor_spread(true, INFO))
+    random = np.random.RandomState(0)
+    truth = np.stack([random.normal(0, 2, 4000), random.randint(0, 3, 4000)], 1)
+    wrong = random.uniform(size=4000) < 0.1
+    read = np.stack([truth[:, 0] + random.normal(0, 0.5, 4000), np.where(wrong, (truth[:, 1] + 1) % 3, truth[:, 1])], 1)
+    r2 = 1 - 0.5**2 / 2**2
+    noise = factor_scores._noise(read, truth, FLAGS) / factor_spread(truth, FLAGS)
+    np.testing.assert_allclose(noise, [np.sqrt(1 - r2), 2 * 0.1 * 0.9 / (2 / 3)], rtol=0.05)
+
+
+def test_directions_are_scored_off_pictures(regressor):
+    """Sweeps whose factors are known, drawn and read: one moves x, one the shape, one both, one nothing."""
+    random = np.random.RandomState(1)
+    sweep, steps = np.linspace(-1, 1, 9), 9
+    truth = np.repeat(draw_factors(20, seed=8)[:, None], steps, 1)[None].repeat(4, 0)  # [4, 20, 9, 3]
+    truth[[0, 2], ..., 0] = 1 + 3.5 * sweep
+    truth[[1, 2], ..., 1] = np.arange(steps) // 3
+    images = draw(truth.reshape(-1, 3)).astype(float) + 2 * random.standard_normal((720, 16, 16, 1))
+    readings = regressor.predict(np.uint8(np.clip(images, 0, 255))).reshape(truth.shape)
+    changes = direction_changes(readings, INFO, regressor.spread)
+    np.testing.assert_allclose(changes, direction_changes(truth, INFO, regressor.spread), atol=0.1)
+    scores = purity(changes, regressor.noise)
+    assert min(scores[:2]) > 0.85 and 0.4 < scores[2] < 0.6 and scores[3] == 0
+    assert factor_coverage(changes, regressor.noise) == 2
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 # Wrong arguments
 
 IMAGES = np.zeros((60, 8, 8, 3), np.uint8)
@@ -299,6 +456,15 @@ MISTAKES = {
     "training_images of (4, 8, 3)": lambda: nearest_image_error(IMAGES, IMAGES[:, :4]),
     "training_images of type int64": lambda: nearest_image_error(IMAGES, IMAGES.astype(np.int64)),
     "activeness=[-1.0]": lambda: effective_number([-1]),
+    "factors of shape (1, 2)": lambda: factor_spread(np.zeros((1, 2)), INFO[:2]),
+    "readings of shape (2, 3, 4)": lambda: direction_changes(np.zeros((2, 3, 4)), INFO[:1], [1]),
+    "readings of shape (2, 3, 1, 1)": lambda: direction_changes(np.zeros((2, 3, 1, 1)), INFO[:1], [1]),
+    "readings that are not finite": lambda: direction_changes(np.full((1, 1, 2, 1), np.nan), INFO[:1], [1]),
+    "spread=[0.0]": lambda: direction_changes(np.zeros((1, 1, 2, 1)), INFO[:1], [0]),
+    "changes of shape (3,)": lambda: purity([1, 2, 3], 0.1),
+    "noise=[0.1, 0.2]": lambda: purity([[1, 2, 3]], [0.1, 0.2]),
+    "noise=-1.0": lambda: factor_coverage([[1, 2, 3]], -1),
+    "majority=0.4": lambda: factor_coverage([[1, 2, 3]], 0.1, majority=0.4),
 }
 
 
