@@ -1,3 +1,3 @@
-"""What both experiment trees need and no library gives: errors, files, options, runs, and the image TFRecord format."""
+"""What both experiment trees need and no library gives: errors, files, options, runs, datasets, downloads, safe unpickling."""
 
 __version__ = "0.1.0"

@@ -55,7 +55,7 @@ class GeneratorSpec:
 
 
 def published_spec(ch=96, resolution=128, num_classes=1000):
-    """Return the GeneratorSpec of the published models: width `ch` at full resolution, chunks of 20 (128: dim_z 120)."""
+    """Return the GeneratorSpec of the published models: base width `ch`, chunks of 20, so that 128 px has dim_z 120."""
     multiples = {
         32: (4, 4, 4, 4),
         64: (16, 16, 8, 4, 2),

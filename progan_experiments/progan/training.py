@@ -40,7 +40,7 @@ class Progress:
 
 def train(
     run_dir,  # where everything goes
-    dataset,  # progan.dataset.Dataset
+    dataset,  # experiment_utils.datasets.Dataset
     spec,  # NetworkSpec
     loss_options,  # LossOptions
     options,  # {name: value}: kept in each snapshot

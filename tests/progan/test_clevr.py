@@ -12,9 +12,10 @@ import pytest
 from data_helpers import TOOL, assert_refused, contents, run_tool
 from scipy.spatial import Delaunay
 
+from experiment_utils.datasets import Dataset
 from experiment_utils.tfrecords import whole_records
 from progan.data import clevr, render
-from progan.dataset import Dataset, open_dataset
+from progan.dataset import open_dataset
 
 DRAWS = 400
 

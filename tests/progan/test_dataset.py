@@ -12,9 +12,10 @@ from data_helpers import contents, random_images, write_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiment_utils.datasets import Dataset, epoch_order
 from experiment_utils.errors import DataError
 from experiment_utils.tfrecords import encode_image, record
-from progan.dataset import Dataset, epoch_order, open_dataset
+from progan.dataset import open_dataset
 
 POSITION = [{"name": "position", "kind": "continuous", "range": [0, 1]}]
 

@@ -9,7 +9,7 @@ import pytest
 from data_helpers import assert_refused, contents, run_tool
 from PIL import Image
 
-from progan.dataset import Dataset
+from experiment_utils.datasets import Dataset
 
 PAIRS = 10
 

@@ -7,7 +7,7 @@ import pytest
 from data_helpers import assert_refused, random_images, run_tool
 from PIL import Image
 
-from progan.dataset import Dataset
+from experiment_utils.datasets import Dataset
 
 
 def save(path, array, **keywords):

@@ -10,9 +10,9 @@ from data_helpers import contents, random_images, write_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiment_utils.datasets import Dataset
 from experiment_utils.errors import DataError
 from progan.data.writer import DatasetWriter, ResumableWriter, pyramid
-from progan.dataset import Dataset
 
 SETTINGS = {"command": "test", "seed": 1}
 

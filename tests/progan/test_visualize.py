@@ -8,9 +8,9 @@ from make_tiny_snapshot import SNAPSHOT
 from PIL import Image
 from progan_helpers import load_command
 
+from experiment_utils.datasets import Dataset
 from experiment_utils.errors import UserError
 from progan.data.writer import DatasetWriter
-from progan.dataset import Dataset
 from progan.inference import TrainedGenerator
 from progan.metrics.faithfulness import faithfulness
 from progan.snapshot import load_snapshot, pretrained_models, save_snapshot, snapshot_path

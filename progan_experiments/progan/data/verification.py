@@ -4,9 +4,9 @@ import os
 
 import numpy as np
 
+from experiment_utils.datasets import load_array
 from experiment_utils.errors import DataError
 from progan.data.writer import pyramid
-from progan.dataset import load_array
 
 TOLERANCE = 1  # gray levels between a stored smaller image and the one computed from the full one: a rounding, no more
 

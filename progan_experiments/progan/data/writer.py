@@ -9,11 +9,10 @@ import uuid
 
 import numpy as np
 
+from experiment_utils.datasets import PARTIAL
 from experiment_utils.errors import DataError
 from experiment_utils.files import read_json, write_json
 from experiment_utils.tfrecords import encode_image, record, whole_records
-
-PARTIAL = ".partial"  # what the name of an unfinished dataset ends in
 
 _SETTINGS = "settings.json"  # in an unfinished dataset: what it is to become
 _PARTS = r"-(r\d\d\.tfrecords|rxx\.labels|factors\.npy|factors\.json)"
