@@ -13,7 +13,8 @@ import tempfile
 import zlib
 
 from experiment_utils.errors import DataError
-from progan.data.folders import centre_crop, list_images, read_image, shuffled, to_array
+from experiment_utils.image_files import centre_crop, list_images, read_image, to_array
+from progan.data.folders import shuffled
 
 _EXTENSIONS = (".jpg", ".jpeg", ".png")
 
