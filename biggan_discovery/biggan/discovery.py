@@ -1,0 +1,361 @@
+"""Directions by the Hessian Penalty (Peebles et al. 2020, Sec. 5.4): the objective, one step, and the loop around it.
+
+For a frozen generator G, w -> G(z + wQ) is a generator of its own: it has one component for each direction, a row of
+the orthonormal Q. Its Hessian Penalty, taken with respect to w, is low when no direction changes what another one does.
+Adam lowers it over A, of which Q is the orthonormalisation. Every step draws
+
+    z ~ N(0, I),  w = (one-hot of a direction, uniform) · (a distance, uniform in [−path_size, path_size])
+
+Every draw is made on the CPU from (seed, step): so a CPU and a GPU see the same numbers, several processes share one
+batch, and a resumed run continues with the same bits (on one CPU thread).
+"""
+
+import collections
+import dataclasses
+import glob
+import os
+import time
+
+import torch
+
+from biggan import directions
+from biggan.parallel import Workers
+from experiment_utils.errors import Interrupted, SnapshotError, TrainingError, UserError
+from experiment_utils.files import load_tensors, save_tensors
+from experiment_utils.runs import progress, stop_signals
+from hessian_penalty_pytorch import full_float32, hessian_penalty
+
+STATE_FORMAT = "direction-discovery-1"
+BATCH, PROBE = 2, 3  # what a draw is for: the last part of its seed
+REPORT_EVERY = 100  # steps
+PROBE_EVERY = 500  # steps
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Objectives
+
+
+def penalty(G, Q, z, w, y, epsilon=0.1, k=2, directions=None):
+    """The Hessian Penalty of w -> G(z + wQ, y) at w, averaged over samples and the elements of the image.
+
+    :param G: function of z [N, dim_z] and y (int64 [N], or None) that returns images [N, ...].
+    :param Q: [ndirs, dim_z]; the value is differentiable with respect to it.
+    :param z: [N, dim_z].
+    :param w: [N, ndirs], positions along the directions.
+    :param directions: [k, N, ndirs] of ±1, the draws of the estimator; None: drawn by PyTorch's own generator.
+    """
+
+    def along_directions(w):
+        return G(z + w @ Q, y)
+
+    return hessian_penalty(along_directions, w, k, epsilon, reduction=torch.mean, directions=directions)
+
+
+# What can be minimised over A, by name: functions with the arguments of `penalty` that return a scalar.
+OBJECTIVES = {"hessian_penalty": penalty}
+
+# ----------------------------------------------------------------------------------------------------------------------
+# A scale-free measure
+
+
+def diagonalness(G, Q, z, w, y, epsilon=0.1, k=2, directions=None, axes=None):
+    """How diagonal the Hessian of w -> G(z + wQ, y) is, whatever its scale: Σ_i H_ii² / Σ_ij H_ij², from 0 to 1.
+
+    Numerator and denominator are summed over samples and the elements of the image before they are divided, so that an
+    element counts by the energy of its Hessian. 1: diagonal. Unlike the penalty, it does not improve when the images
+    merely change less.
+
+    Both sums are estimated without bias by central differences: Σ_{i≠j} H_ij² is half the Hessian Penalty, and
+    Σ_i H_ii² is ndirs · H_aa² for a uniformly drawn axis a. Rounding adds to both: the ratio says nothing
+    of a G that is linear in w.
+
+    :param axes: int64 [N], the axis a of each sample; None: drawn as evenly as can be by PyTorch's own generator.
+    The other parameters are those of `penalty`.
+    """
+    diagonal, off_diagonal = hessian_energy(G, Q, z, w, y, epsilon, k, directions, axes)
+    return diagonal / (diagonal + off_diagonal)
+
+
+@torch.no_grad()
+def hessian_energy(G, Q, z, w, y, epsilon, k, directions, axes):
+    """Estimates of Σ_i H_ii² and Σ_{i≠j} H_ij², each averaged over samples and the elements of the image (floats)."""
+    ndirs = len(Q)
+    if axes is None:
+        axes = _even_axes(len(w), ndirs, None)
+    off_diagonal = penalty(G, Q, z, w, y, epsilon, k, directions) / 2
+    x = epsilon * torch.nn.functional.one_hot(axes.to(w.device), ndirs).to(w)
+    with full_float32():
+        plus, minus, centre = (G(z + position @ Q, y) for position in (w + x, w - x, w))
+    H_aa = ((plus - centre) + (minus - centre)) / epsilon**2
+    return (ndirs * H_aa.square().mean()).item(), off_diagonal.item()
+
+
+def _even_axes(count, ndirs, generator):
+    """`count` random axes, int64: every one of ndirs appears as often as any other, within 1."""
+    rounds = [torch.randperm(ndirs, generator=generator) for _ in range(-(-count // ndirs))]
+    return torch.cat(rounds)[:count]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# One step
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What decides the course of a run, beside G and the first A."""
+
+    lr: float = 0.01  # of Adam
+    batch_size: int = 64  # samples a step, over all processes
+    path_size: float = 5.0  # largest distance along a direction
+    epsilon: float = 0.1  # step of the finite differences
+    k: int = 2  # draws of the estimator
+    ortho: bool = True  # Q is A orthonormalised; False: A itself
+    fix_class: int = None  # class of all samples; None: drawn
+    seed: int = 0  # of every draw
+    objective: str = "hessian_penalty"  # of OBJECTIVES
+    microbatch: int = None  # samples to go through G at once; None: all of a process's
+
+
+Batch = collections.namedtuple("Batch", "z w y directions")
+Batch.__doc__ = (
+    """What a step draws: z [N, dim_z], w [N, ndirs], y int64 [N] or None, directions [k, N, ndirs] of ±1."""
+)
+
+
+def draw(G, ndirs, settings, step, purpose=BATCH):
+    """Return the Batch of a step, on the CPU: a function of the seed, the step and the purpose alone."""
+    N, k = settings.batch_size, settings.k
+    generator = directions.generator(settings.seed, step, purpose)
+    z = torch.randn(N, G.dim_z, generator=generator)
+    index = torch.randint(ndirs, [N], generator=generator)
+    distance = settings.path_size * (2 * torch.rand(N, 1, generator=generator) - 1)
+    signs = torch.randint(2, [k, N, ndirs], generator=generator).float() * 2 - 1
+    if settings.fix_class is None:
+        y = G.random_classes(N, generator)
+    else:
+        y = torch.full([N], settings.fix_class, dtype=torch.int64)
+    return Batch(z, torch.nn.functional.one_hot(index, ndirs) * distance, y, signs)
+
+
+def part(batch, samples, device):
+    """Return the given samples (a slice) of a Batch, on the device."""
+    z, w, y, signs = batch
+    y = None if y is None else y[samples].to(device)
+    return Batch(z[samples].to(device), w[samples].to(device), y, signs[:, samples].to(device))
+
+
+class Discovery:
+    """A, its optimiser, and the number of steps made.
+
+    G           biggan.frozen.FrozenGenerator
+    A           float32 [ndirs, space.width] to begin with
+    workers     the processes that share each batch; all of them hold the same A
+    """
+
+    def __init__(self, G, A, space, settings, workers=None):
+        self.G, self.space, self.settings = G, space, settings
+        self.workers = workers or Workers()
+        self.A = A.detach().to(G.device, torch.float32).clone().requires_grad_()
+        self.steps = 0
+        self._optimiser = torch.optim.Adam([self.A], lr=settings.lr)
+
+    def Q(self):
+        """Return Q [ndirs, dim_z], differentiable with respect to A."""
+        return directions.rows(self.A, self.space, self.settings.ortho)
+
+    def step(self, stop=False):
+        """Make one step. Returns (value of the objective, whether `stop` was true in any of the processes).
+
+        Raises TrainingError, and leaves A as it was, where the value or its gradient is not finite.
+        """
+        with full_float32():
+            value = self._backward()
+        # Of all processes at once: the gradient, the value, and the wish to stop.
+        summed = torch.cat([self.A.grad.flatten(), value.reshape(1), value.new_tensor([float(stop)])])
+        self.workers.average_(summed)
+        self.A.grad.copy_(summed[:-2].view_as(self.A))
+        value, stop = summed[-2].item(), summed[-1].item() > 0
+        if not torch.isfinite(summed).all():
+            raise TrainingError(
+                f"step {self.steps + 1}: the {self.settings.objective} is {value}, or its gradient is not finite"
+            )
+        self._optimiser.step()
+        self.steps += 1
+        return value, stop
+
+    def _backward(self):
+        """Fill A.grad from this process's samples; return the objective's value on them.
+
+        The gradient is summed up on Q, so that A is orthonormalised, and that differentiated, once a step.
+        """
+        settings, device = self.settings, self.G.device
+        Q = self.Q()
+        leaf = Q.detach().requires_grad_()
+        objective = OBJECTIVES[settings.objective]
+        value = torch.zeros([], device=device)
+        for batch, share in self._parts(draw(self.G, len(leaf), settings, self.steps)):
+            loss = share * objective(
+                self.G, leaf, batch.z, batch.w, batch.y, settings.epsilon, settings.k, batch.directions
+            )
+            if not loss.requires_grad:
+                raise UserError(f"{self.G.name}: its images have no gradient with respect to z (a detach, a no_grad?)")
+            loss.backward()
+            value += loss.detach()
+        (self.A.grad,) = torch.autograd.grad(Q, self.A, leaf.grad)
+        return value
+
+    def _parts(self, batch):
+        """Yield this process's samples in microbatches, and the share of them that each is."""
+        mine = self.workers.share(self.settings.batch_size)
+        size = self.settings.microbatch or mine.stop - mine.start
+        for begin in range(mine.start, mine.stop, size):
+            samples = slice(begin, min(begin + size, mine.stop))
+            yield part(batch, samples, self.G.device), (samples.stop - begin) / (mine.stop - mine.start)
+
+    @torch.no_grad()
+    def diagonalness(self):
+        """The diagonal-ness of G along the present directions, at samples that are the same whenever it is called."""
+        Q, settings = self.Q(), self.settings
+        batch = draw(self.G, len(Q), settings, 0, PROBE)
+        axes = _even_axes(len(batch.z), len(Q), directions.generator(settings.seed, 1, PROBE))
+        size = settings.microbatch or settings.batch_size // self.workers.size
+        diagonal = off_diagonal = 0.0
+        for begin in range(0, settings.batch_size, size):
+            samples = slice(begin, begin + size)
+            z, w, y, signs = part(batch, samples, self.G.device)
+            energy = hessian_energy(self.G, Q, z, w, y, settings.epsilon, settings.k, signs, axes[samples])
+            diagonal += len(z) * energy[0]
+            off_diagonal += len(z) * energy[1]
+        return diagonal / (diagonal + off_diagonal) if diagonal + off_diagonal else float("nan")
+
+    def state(self):
+        """Return {name: NumPy array}: with `steps`, all that `restore` needs."""
+        slots = self._optimiser.state.get(self.A, {})
+        zeros = torch.zeros_like(self.A)
+        tensors = {"A": self.A, "exp_avg": slots.get("exp_avg", zeros), "exp_avg_sq": slots.get("exp_avg_sq", zeros)}
+        return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+
+    def restore(self, tensors, steps):
+        """Go back to a state after so many steps."""
+        tensors = {name: torch.from_numpy(array).to(self.G.device) for name, array in tensors.items()}
+        self.steps = steps
+        with torch.no_grad():
+            self.A.copy_(tensors.pop("A"))
+        slots = dict(tensors, step=torch.tensor(float(steps)))
+        groups = self._optimiser.state_dict()["param_groups"]
+        self._optimiser.load_state_dict({"state": {0: slots}, "param_groups": groups})
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Files of a run
+
+
+def A_path(run_dir, steps):
+    """Return the path of A after so many steps."""
+    return os.path.join(run_dir, f"A_{steps:06d}.pt")
+
+
+def save(run_dir, discovery):
+    """Save A as A_NNNNNN.pt, then all that a resume needs as state.safetensors; return the path of A.
+
+    Each is whole or absent, and the state is written second: there is always an A_NNNNNN.pt of its step.
+    """
+    path = A_path(run_dir, discovery.steps)
+    directions.save(path, discovery.A)
+    save_tensors(_state_path(run_dir), discovery.state(), {"format": STATE_FORMAT, "steps": discovery.steps})
+    return path
+
+
+def saved_state(run_dir, width):
+    """Return ({name: NumPy array}, steps), as `Discovery.restore` takes them, or None where nothing was saved yet.
+
+    Raises SnapshotError where the file is broken, or not of directions of this width.
+    """
+    path = _state_path(run_dir)
+    if not os.path.exists(path):
+        return None
+    tensors, metadata = load_tensors(path, SnapshotError)
+    shapes = {name: array.shape[1:] for name, array in tensors.items()}
+    if metadata.get("format") != STATE_FORMAT or shapes != dict.fromkeys(("A", "exp_avg", "exp_avg_sq"), (width,)):
+        raise SnapshotError(f"{path}: not the state of a discovery of directions {width} wide")
+    return tensors, metadata["steps"]
+
+
+def remove_leftovers(run_dir):
+    """Remove the unfinished files of a process that was killed while it saved."""
+    for path in glob.glob(os.path.join(glob.escape(run_dir), ".*.part")):
+        os.remove(path)
+
+
+def _state_path(run_dir):
+    return os.path.join(run_dir, "state.safetensors")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The loop
+
+
+def discover(
+    discovery,  # Discovery, at its beginning or resumed
+    run_dir,  # where A and the state go
+    log,  # called with each line for the user
+    reporter=None,  # biggan.reporting.Reporter: gets scalars
+    steps=100000,  # stop after so many, those before a resume included
+    save_every=2000,  # steps between two saves
+    on_save=None,  # called with the number of steps after each scheduled save
+):
+    """Make steps until there are `steps`, saving and reporting. Returns the path of the last A.
+
+    Of several processes only the main one writes. Raises TrainingError where the objective is not finite, and
+    Interrupted after a SIGINT or SIGTERM, in both cases after A and the state were saved.
+    """
+    is_main = discovery.workers.is_main
+    path = A_path(run_dir, discovery.steps)
+    recent = []  # values since the last report
+    since = time.perf_counter()
+    bar = progress(
+        total=steps,
+        initial=min(discovery.steps, steps),
+        desc="discovering",
+        unit="step",
+        disable=None if is_main else True,  # None: where there is no terminal, the lines of the log are enough
+    )
+
+    def saved():
+        return save(run_dir, discovery) if is_main else A_path(run_dir, discovery.steps)
+
+    with stop_signals() as stop, bar:
+        while discovery.steps < steps:
+            try:
+                value, stopping = discovery.step(stop.received is not None)
+            except TrainingError as error:
+                raise TrainingError(f"{error}; stopped, the last good A is {saved()}") from None
+            done = discovery.steps == steps
+            recent.append(value)
+            bar.set_postfix_str(f"penalty {value:.4g}", refresh=False)
+            bar.update()
+            if is_main and (discovery.steps % REPORT_EVERY == 0 or discovery.steps == 1 or done):
+                now = time.perf_counter()
+                _report(discovery, recent, now - since, done, log, reporter)
+                recent, since = [], time.perf_counter()
+            if done or discovery.steps % save_every == 0:
+                path = saved()
+                if on_save is not None and is_main:
+                    on_save(discovery.steps)
+            elif stopping:
+                number = stop.received or 15  # another process was told
+                raise Interrupted(f"stopped by signal {number} after step {discovery.steps}; saved {saved()}", number)
+    return path
+
+
+def _report(discovery, recent, seconds, done, log, reporter):
+    """Log the mean value of the recent steps, their rate, and now and then the diagonal-ness."""
+    steps, name = discovery.steps, discovery.settings.objective
+    value, rate = sum(recent) / len(recent), len(recent) / seconds
+    scalars = {f"discovery/{name}": value, "timing/steps_per_second": rate}
+    line = f"step {steps:<7d} {name} {value:<11.5g} {rate:.3g} steps/s"
+    if steps == 1 or steps % PROBE_EVERY == 0 or done:
+        scalars["discovery/diagonalness"] = discovery.diagonalness()
+        line += f"   diagonal-ness {scalars['discovery/diagonalness']:.4f}"
+    log(line)
+    if reporter is not None:
+        reporter.scalars(scalars, steps)
