@@ -1,0 +1,360 @@
+"""Downloads from a server on localhost that behaves well, badly, and worse."""
+
+import contextlib
+import hashlib
+import http.server
+import os
+import socket
+import threading
+import zipfile
+
+import pytest
+
+from experiment_utils.download import DownloadError, extract_zip, fetch, file_sha256, google_drive
+
+CONTENT = bytes(range(256)) * 5000  # more than one chunk
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server:
+    """Serves one file; tests change its manners."""
+
+    def __init__(self):
+        self.content, self.etag, self.ranges = CONTENT, '"1"', True
+        self.modified = None
+        self.content_type = "application/octet-stream"
+        self.status = 200
+        self.break_after = None  # bytes of the body, and then the connection closes
+        self.chunked = False
+        self.wrong_range = False
+        self.requests = []  # (Range, If-Range) of every request
+
+    def answer(self, handler):
+        wanted, condition = handler.headers.get("Range"), handler.headers.get("If-Range")
+        self.requests.append((wanted, condition))
+        begin = 0
+        if wanted and self.ranges and condition in (None, self.etag, self.modified):
+            begin = int(wanted[len("bytes=") : -1])
+        if begin >= len(self.content) > 0:
+            handler.send_response(416)
+            handler.send_header("Content-Range", f"bytes */{len(self.content)}")
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+            return
+        body = self.content[begin:]
+        handler.send_response(206 if begin else self.status)
+        handler.send_header("Content-Type", self.content_type)
+        if self.etag:
+            handler.send_header("ETag", self.etag)
+        if self.modified:
+            handler.send_header("Last-Modified", self.modified)
+        if begin:
+            start = begin - 1 if self.wrong_range else begin
+            handler.send_header("Content-Range", f"bytes {start}-{len(self.content) - 1}/{len(self.content)}")
+        if self.chunked:
+            handler.send_header("Transfer-Encoding", "chunked")
+        else:
+            handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        self.send(handler.wfile, body if self.break_after is None else body[: self.break_after])
+        handler.close_connection = True
+
+    def send(self, stream, body):
+        if not self.chunked:
+            stream.write(body)
+            return
+        for begin in range(0, len(body), 100000):
+            piece = body[begin : begin + 100000]
+            stream.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+        if self.break_after is None:
+            stream.write(b"0\r\n\r\n")
+
+
+@pytest.fixture
+def server():
+    behaviour = Server()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the client may have seen enough
+                behaviour.answer(self)
+
+        def log_message(self, *arguments):
+            pass
+
+    listener = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=listener.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    behaviour.url = f"http://127.0.0.1:{listener.server_address[1]}/G_ema.pth"
+    yield behaviour
+    listener.shutdown()
+    listener.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "cache" / "G_ema.pth")
+
+
+def broken_off(server, path, after=700000):
+    """Leave the beginning of a download in place."""
+    server.break_after = after
+    with pytest.raises(DownloadError, match=f"broke off after {after} of {len(CONTENT)} bytes"):
+        fetch(server.url, path)
+    server.break_after = None
+    assert not os.path.exists(path)
+
+
+def read(path):
+    with open(path, "rb") as stream:
+        return stream.read()
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_plain_download(server, path, chunked):
+    server.chunked = chunked
+    assert fetch(server.url, path, SHA256.upper()) == path
+    assert read(path) == CONTENT
+    assert os.listdir(os.path.dirname(path)) == ["G_ema.pth"]
+    fetch(server.url, path, SHA256)
+    assert len(server.requests) == 1  # the second time it was there
+
+
+def test_progress_is_shown(server, path, capsys):
+    fetch(server.url, path)
+    assert "G_ema.pth" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("by", ["ETag", "Last-Modified"])
+def test_a_broken_download_goes_on(server, path, by):
+    if by == "Last-Modified":
+        server.etag, server.modified = None, "Mon, 01 Jun 2020 00:00:00 GMT"
+    broken_off(server, path)
+    fetch(server.url, path)
+    assert read(path) == CONTENT
+    assert server.requests[1] == ("bytes=700000-", server.etag or server.modified)
+
+
+def test_a_server_that_ignores_ranges(server, path):
+    broken_off(server, path)
+    server.ranges = False
+    fetch(server.url, path)
+    assert read(path) == CONTENT
+
+
+def test_a_file_that_changed_in_between_comes_whole(server, path):
+    broken_off(server, path)
+    server.content, server.etag = CONTENT[::-1], '"2"'
+    fetch(server.url, path)
+    assert read(path) == CONTENT[::-1]
+
+
+def test_without_a_version_a_download_starts_anew(server, path):
+    server.etag = None
+    broken_off(server, path)
+    fetch(server.url, path)
+    assert read(path) == CONTENT and server.requests[1] == (None, None)
+
+
+def test_a_part_of_another_address_is_not_continued(server, path):
+    broken_off(server, path)
+    fetch(server.url + "?mirror", path)
+    assert read(path) == CONTENT and server.requests[1] == (None, None)
+
+
+def test_a_weak_etag_does_not_identify_bytes(server, path):
+    server.etag = 'W/"1"'
+    broken_off(server, path)
+    fetch(server.url, path)
+    assert server.requests[1] == (None, None)
+
+
+def test_a_part_that_is_complete(server, path):
+    """The process died between the last byte and the renaming."""
+    broken_off(server, path)
+    with open(path + ".part", "wb") as stream:
+        stream.write(CONTENT)
+    fetch(server.url, path, SHA256)
+    assert read(path) == CONTENT
+
+
+def test_a_part_longer_than_the_file(server, path):
+    broken_off(server, path)
+    server.content = CONTENT[:1000]
+    with pytest.raises(DownloadError, match="cannot be continued at byte 700000; try again"):
+        fetch(server.url, path)
+    fetch(server.url, path)
+    assert read(path) == CONTENT[:1000]
+
+
+def test_an_answer_that_begins_elsewhere(server, path):
+    broken_off(server, path)
+    server.wrong_range = True
+    with pytest.raises(DownloadError, match="cannot be continued"):
+        fetch(server.url, path)
+    fetch(server.url, path)
+    assert read(path) == CONTENT
+
+
+def test_notes_beside_a_part_that_are_damaged(server, path):
+    broken_off(server, path)
+    with open(path + ".part.json", "w") as stream:
+        stream.write("[")
+    fetch(server.url, path)
+    assert read(path) == CONTENT
+
+
+def test_a_truncated_body_of_unknown_length(server, path):
+    server.chunked, server.break_after = True, 300000
+    with pytest.raises(DownloadError, match="broke off after 300000 bytes"):
+        fetch(server.url, path)
+    assert not os.path.exists(path)
+
+
+@pytest.mark.parametrize("status", [403, 404, 500])
+def test_errors_of_the_server(server, path, status):
+    server.status = status
+    with pytest.raises(DownloadError, match=rf"G_ema\.pth: 127\.0\.0\.1:\d+ answers {status} ") as error:
+        fetch(server.url, path)
+    assert "\n" not in str(error.value) and not os.path.exists(path)
+
+
+def test_a_web_page_is_not_a_file(server, path):
+    """What Google Drive answers when too many have fetched a file."""
+    server.content, server.content_type = b"<html>Quota exceeded</html>", "text/html; charset=utf-8"
+    with pytest.raises(DownloadError, match="answers with a web page, not a file"):
+        fetch(server.url, path)
+    assert not os.path.exists(path)
+
+
+def test_an_unreachable_host(path):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/file"
+    with pytest.raises(DownloadError, match="cannot reach 127"):
+        fetch(url, path)
+
+
+def test_a_server_that_is_none(path):
+    """It accepts, says nothing that is HTTP, and closes."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+
+        def hang_up():
+            connection, _ = listener.accept()
+            connection.recv(1000)
+            connection.close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with pytest.raises(DownloadError, match="cannot fetch it from 127"):
+            fetch(f"http://127.0.0.1:{listener.getsockname()[1]}/file", path)
+        thread.join()
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/file", "G_ema.pth"])
+def test_other_addresses(path, url):
+    with pytest.raises(DownloadError, match="not an http"):
+        fetch(url, path)
+
+
+def test_a_wrong_checksum_keeps_nothing(server, path):
+    with pytest.raises(DownloadError, match=f"has SHA-256 {SHA256}, should be {'0' * 64}"):
+        fetch(server.url, path, "0" * 64)
+    assert os.listdir(os.path.dirname(path)) == []
+
+
+def test_a_file_in_place_is_checked(server, path):
+    fetch(server.url, path, SHA256)
+    with open(path, "ab") as stream:
+        stream.write(b"!")
+    with pytest.raises(DownloadError, match="delete the file"):
+        fetch(server.url, path, SHA256)
+
+
+def test_an_unknown_checksum_is_recorded_and_holds_ever_after(server, path):
+    fetch(server.url, path)
+    assert open(path + ".sha256").read() == f"{SHA256}  G_ema.pth\n"
+    os.remove(path)
+    server.content = CONTENT[:-1] + b"!"
+    with pytest.raises(DownloadError, match=f"should be {SHA256}"):
+        fetch(server.url, path)
+    server.content = CONTENT
+    fetch(server.url, path)
+    with open(path, "r+b") as stream:
+        stream.write(b"!")
+    with pytest.raises(DownloadError, match=f"should be {SHA256}"):
+        fetch(server.url, path)
+    with open(path + ".sha256", "w") as stream:
+        stream.write("nonsense")
+    with pytest.raises(DownloadError, match="holds no SHA-256"):
+        fetch(server.url, path)
+
+
+def test_google_drives_direct_address():
+    assert google_drive("1n-_9") == ("https://drive.usercontent.google.com/download?id=1n-_9&export=download&confirm=t")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Archives
+
+
+def make_zip(path, entries, method=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(str(path), "w", method) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return str(path)
+
+
+def test_extraction(tmp_path):
+    path = make_zip(tmp_path / "a.zip", {"138k/": b"", "138k/G_ema.pth": CONTENT, "readme": b"text"})
+    files = extract_zip(path, tmp_path / "out")
+    assert files == [str(tmp_path / "out" / "138k" / "G_ema.pth"), str(tmp_path / "out" / "readme")]
+    assert file_sha256(files[0]) == SHA256
+
+
+@pytest.mark.parametrize(
+    "name", ["../escaped", "a/../../escaped", "/tmp/escaped", "..\\escaped", "C:\\escaped", "a\\..\\..\\escaped"]
+)
+def test_entries_that_leave_the_folder(tmp_path, name):
+    path = make_zip(tmp_path / "a.zip", {"good": b"1", name: b"2"})
+    with pytest.raises(DownloadError, match="leaves the folder; nothing was extracted"):
+        extract_zip(path, tmp_path / "out")
+    assert sorted(os.listdir(str(tmp_path))) == ["a.zip"]
+
+
+def test_links_inside_an_archive(tmp_path):
+    link = zipfile.ZipInfo("link")
+    link.external_attr = 0o120777 << 16
+    path = make_zip(tmp_path / "a.zip", {link: b"/etc"})
+    with pytest.raises(DownloadError, match="is a link"):
+        extract_zip(path, tmp_path / "out")
+
+
+def test_links_that_wait_in_the_folder(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out" / "a").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DownloadError, match="leaves the folder"):
+        extract_zip(make_zip(tmp_path / "a.zip", {"a/file": b"1"}), tmp_path / "out")
+
+
+def test_a_bomb(tmp_path):
+    path = make_zip(tmp_path / "a.zip", {"zeros": bytes(300 << 20)})
+    with pytest.raises(DownloadError, match="unpacks to more than 200 times"):
+        extract_zip(path, tmp_path / "out")
+
+
+def test_damaged_archives(tmp_path):
+    path = make_zip(tmp_path / "a.zip", {"file": CONTENT}, zipfile.ZIP_STORED)
+    content = read(path)
+    for damaged in (content[:-100], content[:5000] + b"!!!" + content[5003:]):
+        with open(path, "wb") as stream:
+            stream.write(damaged)
+        with pytest.raises(DownloadError, match="not a readable zip archive"):
+            extract_zip(path, tmp_path / "out")
+        assert not os.path.exists(str(tmp_path / "out" / "file"))
