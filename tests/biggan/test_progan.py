@@ -1,0 +1,80 @@
+"""Our ProGAN snapshots in PyTorch: the images are TensorFlow's, by way of files that both trees' tests compare with."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from biggan import progan
+from experiment_utils.errors import SnapshotError
+from experiment_utils.files import load_tensors, save_tensors
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+DATA = os.path.join(ROOT, "tests", "progan", "data")
+SNAPSHOT = os.path.join(DATA, "tiny.safetensors")  # of 16 px, in the middle of a fade-in
+SHIPPED = os.path.join(ROOT, "progan_experiments", "pretrained_models", "clevr_1fov_16_fs.safetensors")
+LATENTS = np.float32(np.random.RandomState(11).standard_normal([3, 4]))
+
+
+def images(G, z=LATENTS, **options):
+    with torch.no_grad():
+        return G(torch.tensor(z).to(G.dense.weight), **options).permute(0, 2, 3, 1).numpy()
+
+
+def grown_to(lod):
+    tensors, metadata = load_tensors(SNAPSHOT)
+    weights = {name[3:]: array for name, array in tensors.items() if name.startswith("Gs/")}
+    return progan.Generator(weights, metadata["spec"]["resolution"], lod)
+
+
+def test_images_equal_those_of_the_trainer():
+    expected = np.load(os.path.join(DATA, "tiny_images.npy"))
+    assert np.abs(images(progan.load(SNAPSHOT)) - expected).max() < 1e-5
+
+
+def test_images_of_a_shipped_model_equal_those_of_the_trainer():
+    G = progan.load(SHIPPED)
+    z = np.float32(np.random.RandomState(11).standard_normal([3, G.dim_z]))
+    assert np.abs(images(G, z) - np.load(os.path.join(DATA, "shipped_images.npy"))).max() < 1e-5
+
+
+@pytest.mark.parametrize("lod", ["2.0", "1.25", "1.0", "0.0"])
+def test_images_equal_at_every_stage_of_growing(lod):
+    expected = np.load(os.path.join(DATA, "tiny_images_grown.npz"))[lod]
+    # In float64: these random networks amplify float32's rounding to a few 1e-5 in single pixels.
+    assert np.abs(images(grown_to(float(lod)).double()) - expected).max() < 1e-5
+
+
+def test_latents_are_normalised_unless_told_otherwise():
+    G = progan.load(SNAPSHOT)
+    np.testing.assert_allclose(images(G, 7 * LATENTS), images(G), atol=1e-4)
+    assert np.abs(images(G, 7 * LATENTS, normalize_latents=False) - images(G)).max() > 0.1
+
+
+def test_latent_weights_are_the_first_layers():
+    """Latents that differ in a direction that these weights do not see give the same images."""
+    G = grown_to(0.0)
+    assert G.latent_weights().shape == (6 * 16, 4)
+    G.dense.weight.data[:, 2] = 0
+    z = LATENTS.copy()
+    z[:, 2] += 1
+    np.testing.assert_array_equal(images(G, z, normalize_latents=False), images(G, LATENTS, normalize_latents=False))
+
+
+def test_early_activations_are_normalised_maps():
+    activations = grown_to(0.0).early_activations(torch.tensor(LATENTS)).detach()
+    assert activations.shape == (3, 6 * 16)
+    maps = activations.view(3, 6, 4, 4)
+    np.testing.assert_allclose(maps.square().mean(1).numpy(), 1, rtol=1e-3)
+
+
+def test_other_files_are_refused(tmp_path):
+    tensors, metadata = load_tensors(SNAPSHOT)
+    other, incomplete = str(tmp_path / "other.safetensors"), str(tmp_path / "incomplete.safetensors")
+    save_tensors(other, {"x": np.zeros(1)}, {"kind": "progan-state"})
+    save_tensors(incomplete, {k: v for k, v in tensors.items() if k != "Gs/8x8/Conv1/bias"}, metadata)
+    with pytest.raises(SnapshotError, match="no snapshot of a ProGAN"):
+        progan.load(other)
+    with pytest.raises(SnapshotError, match="without '8x8/Conv1/bias'"):
+        progan.load(incomplete)
