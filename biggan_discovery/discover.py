@@ -52,8 +52,8 @@ class DiscoverOptions(directions.DirectionOptions, weights.GeneratorOptions):
     batch_size: int = option(64, "samples a step, over all processes of torchrun", check=positive)
     microbatch: int = option(
         None,
-        "samples that go through the generator at once: fewer take less memory, and give the same gradient (default: "
-        "all of a process's)",
+        "samples that go through the generator at once: fewer take less memory, and give the same gradient but for "
+        "rounding (default: a quarter of the batch, if it is divisible)",
         int,
         check=positive,
     )

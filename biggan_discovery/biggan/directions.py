@@ -73,6 +73,8 @@ def orthonormalise(A):
     n, d = A.shape
     if n > d:
         raise UserError(f"{n} directions in a space of {d} dimensions cannot be orthonormal: at most {d} can")
+    if n == d:  # the others determine the last row but for its sign: its gradient is 0, and no rounding error of one
+        A = torch.cat([A[:-1], A[-1:].detach()])
     Q, R = torch.linalg.qr(A.T)
     diagonal = torch.diagonal(R)
     with torch.no_grad():

@@ -13,6 +13,7 @@ batch, and a resumed run continues with the same bits (on one CPU thread).
 import collections
 import dataclasses
 import glob
+import math
 import os
 import time
 
@@ -27,6 +28,7 @@ from hessian_penalty_pytorch import full_float32, hessian_penalty
 
 STATE_FORMAT = "direction-discovery-1"
 BATCH, PROBE = 2, 3  # what a draw is for: the last part of its seed
+PARTS = 4  # that a batch is worked through in, where it can be divided so: a quarter of the memory
 REPORT_EVERY = 100  # steps
 PROBE_EVERY = 500  # steps
 
@@ -112,7 +114,7 @@ class Settings:
     fix_class: int = None  # class of all samples; None: drawn
     seed: int = 0  # of every draw
     objective: str = "hessian_penalty"  # of OBJECTIVES
-    microbatch: int = None  # samples to go through G at once; None: all of a process's
+    microbatch: int = None  # samples to go through G at once; None: a quarter of the batch
 
 
 Batch = collections.namedtuple("Batch", "z w y directions")
@@ -165,51 +167,43 @@ class Discovery:
     def step(self, stop=False):
         """Make one step. Returns (value of the objective, whether `stop` was true in any of the processes).
 
+        The gradient is summed up on Q, so that A is orthonormalised, and that differentiated, once a step. Each part of
+        the batch has a row of numbers: gradient, value, wish to stop. Their sum does not depend on which process
+        computed which part, to the bit. (What one rounding error does to a network with ReLUs is no rounding error.)
+
         Raises TrainingError, and leaves A as it was, where the value or its gradient is not finite.
         """
         with full_float32():
-            value = self._backward()
-        # Of all processes at once: the gradient, the value, and the wish to stop.
-        summed = torch.cat([self.A.grad.flatten(), value.reshape(1), value.new_tensor([float(stop)])])
-        self.workers.average_(summed)
-        self.A.grad.copy_(summed[:-2].view_as(self.A))
-        value, stop = summed[-2].item(), summed[-1].item() > 0
-        if not torch.isfinite(summed).all():
-            raise TrainingError(
-                f"step {self.steps + 1}: the {self.settings.objective} is {value}, or its gradient is not finite"
-            )
+            Q = self.Q()
+            batch = draw(self.G, len(Q), self.settings, self.steps)
+            rows = [self._part_of_step(Q, batch, samples, stop) for samples in self._parts()]
+            *gradient, value, stop = self.workers.gather(torch.stack(rows)).sum(0).split([Q.numel(), 1, 1])
+            (self.A.grad,) = torch.autograd.grad(Q, self.A, gradient[0].view_as(Q))
+        value, stop = value.item(), stop.item() > 0
+        if not (math.isfinite(value) and torch.isfinite(self.A.grad).all()):
+            problem = f"is {value}" if not math.isfinite(value) else "has a gradient that is not finite"
+            raise TrainingError(f"step {self.steps + 1}: the {self.settings.objective} {problem}")
         self._optimiser.step()
         self.steps += 1
         return value, stop
 
-    def _backward(self):
-        """Fill A.grad from this process's samples; return the objective's value on them.
+    def _part_of_step(self, Q, batch, samples, stop):
+        """Return one tensor: what these samples add to the gradient with respect to Q, to the value; and `stop`."""
+        settings = self.settings
+        Q = Q.detach().requires_grad_()
+        z, w, y, signs = part(batch, samples, self.G.device)
+        loss = OBJECTIVES[settings.objective](self.G, Q, z, w, y, settings.epsilon, settings.k, signs)
+        if not loss.requires_grad:
+            raise UserError(f"{self.G.name}: its images have no gradient with respect to z (a detach, a no_grad?)")
+        loss = loss * (len(z) / settings.batch_size)
+        (gradient,) = torch.autograd.grad(loss, Q)
+        return torch.cat([gradient.flatten(), loss.detach().reshape(1), loss.new_tensor([float(stop)])])
 
-        The gradient is summed up on Q, so that A is orthonormalised, and that differentiated, once a step.
-        """
-        settings, device = self.settings, self.G.device
-        Q = self.Q()
-        leaf = Q.detach().requires_grad_()
-        objective = OBJECTIVES[settings.objective]
-        value = torch.zeros([], device=device)
-        for batch, share in self._parts(draw(self.G, len(leaf), settings, self.steps)):
-            loss = share * objective(
-                self.G, leaf, batch.z, batch.w, batch.y, settings.epsilon, settings.k, batch.directions
-            )
-            if not loss.requires_grad:
-                raise UserError(f"{self.G.name}: its images have no gradient with respect to z (a detach, a no_grad?)")
-            loss.backward()
-            value += loss.detach()
-        (self.A.grad,) = torch.autograd.grad(Q, self.A, leaf.grad)
-        return value
-
-    def _parts(self, batch):
-        """Yield this process's samples in microbatches, and the share of them that each is."""
-        mine = self.workers.share(self.settings.batch_size)
-        size = self.settings.microbatch or mine.stop - mine.start
-        for begin in range(mine.start, mine.stop, size):
-            samples = slice(begin, min(begin + size, mine.stop))
-            yield part(batch, samples, self.G.device), (samples.stop - begin) / (mine.stop - mine.start)
+    def _parts(self, samples=None):
+        """Cut a slice of samples (default: this process's) into parts: slices of `microbatch` samples."""
+        samples = samples or self.workers.share(self.settings.batch_size)
+        size = self.settings.microbatch or self.settings.batch_size // math.gcd(self.settings.batch_size, PARTS)
+        return [slice(i, min(i + size, samples.stop)) for i in range(samples.start, samples.stop, size)]
 
     @torch.no_grad()
     def diagonalness(self):
@@ -217,10 +211,8 @@ class Discovery:
         Q, settings = self.Q(), self.settings
         batch = draw(self.G, len(Q), settings, 0, PROBE)
         axes = _even_axes(len(batch.z), len(Q), directions.generator(settings.seed, 1, PROBE))
-        size = settings.microbatch or settings.batch_size // self.workers.size
         diagonal = off_diagonal = 0.0
-        for begin in range(0, settings.batch_size, size):
-            samples = slice(begin, begin + size)
+        for samples in self._parts(slice(0, settings.batch_size)):
             z, w, y, signs = part(batch, samples, self.G.device)
             energy = hessian_energy(self.G, Q, z, w, y, settings.epsilon, settings.k, signs, axes[samples])
             diagonal += len(z) * energy[0]

@@ -1,7 +1,6 @@
 """Several processes that work as one, started by torchrun: one a GPU (NCCL), or any number on CPUs (gloo).
 
-Every random draw is made jointly, by every process alike; each then takes its slice of the batch, and what it computes
-from that is averaged. So the result does not depend on how many they are, but for rounding.
+Every random draw is made jointly, by every process alike; each then takes its slice of the batch.
 """
 
 import contextlib
@@ -40,6 +39,14 @@ class Workers:
     def any(self, condition, device):
         """Whether the condition holds in any of the processes."""
         return self.average_(torch.tensor(float(condition), device=device)).item() > 0
+
+    def gather(self, tensor):
+        """Return the tensors of all processes, in the order of their samples, one below the other."""
+        if self.size == 1:
+            return tensor
+        tensors = [torch.empty_like(tensor) for _ in range(self.size)]
+        torch.distributed.all_gather(tensors, tensor)
+        return torch.cat(tensors)
 
 
 def world_size():
