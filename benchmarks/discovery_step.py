@@ -1,0 +1,168 @@
+"""Seconds and peak memory of one discovery step, against the reference's algorithm written out plainly.
+
+    python benchmarks/discovery_step.py [cpu|cuda]
+
+On a CPU: a BigGAN of base width 16 at 128 px, batch 4, 120 directions, one thread. Where there is CUDA: that, and the
+published setting (base width 96, batch 24). The baseline orthonormalises row by row, makes 2k + 1 passes and takes the
+unbiased variance of Equation 5's second differences; the generator is the same frozen one, its weights random, and both
+get the same draws. Times are medians of interleaved steps in one process; each peak is that of a process of its own,
+less what it held before the first step. The last column is how far their gradients are apart.
+"""
+
+import multiprocessing
+import statistics
+import sys
+import time
+
+import torch
+
+from biggan import directions
+from biggan.biggan import Generator, published_spec
+from biggan.discovery import Discovery, Settings, draw
+from biggan.frozen import FrozenGenerator
+from hessian_penalty_pytorch import full_float32
+
+NDIRS, SEED = 120, 0
+STEPS = {"cpu": 7, "cuda": 15}  # timed, of each algorithm
+ORTHONORMALISATIONS = 5
+SETTINGS = {"cpu": [(16, 4)], "cuda": [(16, 4), (96, 24)]}  # (base width, batch size)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The reference's algorithm
+
+
+def gram_schmidt(A):
+    """Row by row: each loses its components along those before it, and is normalised."""
+    rows = []
+    for row in A:
+        for q in rows:
+            row = row - (row @ q) * q
+        rows.append(row / row.norm())
+    return torch.stack(rows)
+
+
+class Baseline:
+    """The step as one would write it down from the paper."""
+
+    def __init__(self, G, A, settings):
+        self.G, self.settings = G, settings
+        self.A = A.clone().to(G.device).requires_grad_()
+        self.steps = 0
+        self.optimiser = torch.optim.Adam([self.A], lr=settings.lr)
+
+    def step(self):
+        with full_float32():
+            self.optimiser.zero_grad()
+            self.penalty(draw(self.G, len(self.A), self.settings, self.steps)).backward()
+        self.optimiser.step()
+        self.steps += 1
+
+    def penalty(self, batch):
+        """Equation 5: second differences around w, their unbiased variance, the mean over all elements."""
+        z, w, y, signs = (None if part is None else part.to(self.G.device) for part in batch)
+        epsilon, Q = self.settings.epsilon, gram_schmidt(self.A)
+        centre = self.G(z + w @ Q, y)
+        differences = []
+        for v in signs:
+            plus, minus = self.G(z + (w + epsilon * v) @ Q, y), self.G(z + (w - epsilon * v) @ Q, y)
+            differences.append((plus - 2 * centre + minus) / epsilon**2)
+        return torch.stack(differences).var(dim=0, unbiased=True).mean()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Measurements
+
+
+def build(algorithm, ch, batch_size, device):
+    """Return the Baseline or the Discovery, over the same generator and from the same A."""
+    torch.manual_seed(SEED)
+    G = FrozenGenerator(Generator(published_spec(ch)), "random weights", device)
+    space = directions.search_space("all", G.dim_z)
+    A = directions.initial("random", NDIRS, space, SEED)
+    settings = Settings(batch_size=batch_size, seed=SEED)
+    return Baseline(G, A, settings) if algorithm == "baseline" else Discovery(G, A, space, settings)
+
+
+def timed(function, device):
+    begin = time.perf_counter()
+    function()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def seconds_per_step(ch, batch_size, device):
+    """Return the median seconds of a step of each algorithm, and the relative distance of their first gradients."""
+    both = {name: build(name, ch, batch_size, device) for name in ("baseline", "ours")}
+    for each in both.values():
+        each.step()
+    theirs, ours = (each.A.grad for each in both.values())
+    distance = ((theirs - ours).norm() / theirs.norm()).item()
+    seconds = {name: [] for name in both}
+    for _ in range(STEPS[device]):
+        for name, each in both.items():
+            seconds[name].append(timed(each.step, device))
+    return {name: statistics.median(values) for name, values in seconds.items()}, distance
+
+
+def peak_memory(algorithm, ch, batch_size, device):
+    """Return the MiB that two steps take at their peak beyond what was held before them. Run it in a fresh process."""
+    torch.set_num_threads(1)
+    each = build(algorithm, ch, batch_size, device)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    else:
+        with open("/proc/self/clear_refs", "w") as stream:
+            stream.write("5")  # the peak counts from here
+        before = resident_peak()
+    for _ in range(2):
+        each.step()
+    return ((torch.cuda.max_memory_allocated() if device == "cuda" else resident_peak()) - before) / 2**20
+
+
+def resident_peak():
+    """The most bytes of memory that this process has held (Linux; getrusage would count its parent's too)."""
+    with open("/proc/self/status") as stream:
+        return next(1024 * int(line.split()[1]) for line in stream if line.startswith("VmHWM"))
+
+
+def in_a_fresh_process(function, *arguments):
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def orthonormalisation_seconds(function):
+    """Return the median seconds, forward and backward, at 120×120 on the CPU."""
+    draws = directions.generator(SEED)
+    A, cotangent = (torch.randn(NDIRS, NDIRS, generator=draws) for _ in range(2))
+    A.requires_grad_()
+
+    def forward_and_backward():
+        torch.autograd.grad(function(A), A, cotangent)
+
+    forward_and_backward()
+    return statistics.median(timed(forward_and_backward, "cpu") for _ in range(ORTHONORMALISATIONS))
+
+
+def main():
+    device = sys.argv[1] if len(sys.argv) > 1 else "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_num_threads(1)
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU, one thread"
+    print(f"PyTorch {torch.__version__}, {name}; {NDIRS} directions, 128 px, float32")
+    print(f"{'':26} {'baseline':>10} {'ours':>10} {'ratio':>7}")
+    for ch, batch_size in SETTINGS[device]:
+        seconds, distance = seconds_per_step(ch, batch_size, device)
+        memory = {name: in_a_fresh_process(peak_memory, name, ch, batch_size, device) for name in ("baseline", "ours")}
+        print(f"ch {ch}, batch {batch_size} (gradients differ by {distance:.1e})")
+        for what, values in (("seconds a step", seconds), ("peak memory, MiB", memory)):
+            ratio = values["ours"] / values["baseline"]
+            print(f"  {what:24} {values['baseline']:10.4g} {values['ours']:10.4g} {ratio:7.2f}")
+    theirs, ours = orthonormalisation_seconds(gram_schmidt), orthonormalisation_seconds(directions.orthonormalise)
+    print(f"orthonormalisation, ms     {1e3 * theirs:10.4g} {1e3 * ours:10.4g} {ours / theirs:7.4f}")
+    print(f"  that is {theirs / ours:.0f} times as fast, forward and backward, at {NDIRS}x{NDIRS} on the CPU")
+
+
+if __name__ == "__main__":
+    main()
