@@ -7,8 +7,8 @@ there are to be directions.
 
 import torch
 
-from biggan.directions import initial, rows
 from biggan.directions import generator as seeded
+from biggan.directions import initial, rows
 from experiment_utils.errors import OptionError, UserError
 
 NEGLIGIBLE = 1e-6  # share of the largest variance below which a principal component is rounding error
@@ -29,8 +29,8 @@ def coordinate(G, ndirs, space, seed=0, fix_class=None):
 def pca(G, ndirs, space, seed=0, fix_class=None, pairs=2000, minibatch=80):
     """Principal components of G's early activations, carried over to z: GANSpace (Härkönen et al. 2020, Sec. 3.2).
 
-    A sample's coordinates x in the components are regressed on by z, least squares: z ≈ U x. The columns of U, restricted
-    to the search space and orthonormalised in the order of explained variance, are the directions.
+    z is regressed on a sample's coordinates x in the components, least squares: z ≈ U x. The columns of U, restricted to
+    the search space and orthonormalised in the order of explained variance, are the directions.
 
     Everything is taken from `pairs` of samples that share their class and z outside the search space, as the difference
     of the two: it has (twice) the covariances that the search space causes within a class, where plain samples would

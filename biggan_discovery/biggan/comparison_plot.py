@@ -1,0 +1,68 @@
+"""The comparison as one picture: a panel a number, a row a method, a dot a set of directions."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from biggan.comparison import BETTER, TITLES
+
+OURS, OTHERS = "#0072B2", "#6b6b6b"  # blue and grey: told apart by everyone (Okabe & Ito 2008), and in print
+ADVICE = {-1: "lower is better", 0: "", 1: "higher is better"}
+
+
+def comparison_figure(methods, title):
+    """Return a figure of the methods (biggan.comparison.Method), the first of which stands out.
+
+    A panel shows each set of directions as a dot, the mean over sets as a bar, and as a line the mean's standard error
+    from the choice of samples, two of them either way.
+    """
+    names = list(methods[0].mean())
+    columns = min(len(names), 3)
+    lines = -(-len(names) // columns)
+    size = (1.6 + 2.9 * columns, 0.9 + lines * (0.75 + 0.36 * len(methods)))
+    figure, axes = plt.subplots(lines, columns, figsize=size, dpi=150, sharey=True, squeeze=False)
+    for axis, name in zip(axes.flat, names):
+        _panel(axis, methods, name)
+    for axis in axes.flat[len(names) :]:
+        axis.set_visible(False)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    figure.tight_layout(rect=(0, 0, 1, 0.99))
+    return figure
+
+
+def _panel(axis, methods, name):
+    for row, method in enumerate(methods):
+        color = OURS if row == 0 else OTHERS
+        values = [each.numbers()[name] for each in method.measurements]
+        mean, error = method.mean()[name], 2 * method.standard_error()[name]
+        axis.plot([mean - error, mean + error], [row, row], color=color, linewidth=1.5, solid_capstyle="butt")
+        axis.plot([mean], [row], marker="|", markersize=15, markeredgewidth=2.5, color=color)
+        axis.plot(values, np.full(len(values), row), "o", markersize=5, color=color, alpha=0.55, markeredgewidth=0)
+    axis.set_yticks(range(len(methods)))
+    axis.set_yticklabels([method.name for method in methods])
+    axis.set_ylim(len(methods) - 0.5, -0.5)
+    axis.set_title(TITLES[name], fontsize=10, loc="left")
+    axis.set_xlabel(ADVICE[BETTER[name]], fontsize=8, color=OTHERS)
+    low, high = axis.get_xlim()
+    axis.set_xlim(min(low, 0), high)  # from 0, so that lengths can be compared
+    axis.tick_params(labelsize=8, length=0)
+    axis.locator_params(axis="x", nbins=4)
+    axis.grid(axis="x", color="#dddddd", linewidth=0.8)
+    axis.set_axisbelow(True)
+    for side in ("top", "right", "left", "bottom"):
+        axis.spines[side].set_visible(False)
+
+
+def save_figure(path, methods, title):
+    """Write the figure as PNG; it appears under its name only when complete."""
+    from experiment_utils.files import atomic_write
+
+    figure = comparison_figure(methods, title)
+    try:
+        with atomic_write(path) as stream:
+            figure.savefig(stream, format="png")
+    finally:
+        plt.close(figure)
