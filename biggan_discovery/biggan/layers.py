@@ -159,12 +159,15 @@ class Attention(nn.Module):
         self.gamma = nn.Parameter(torch.tensor(0.0))
 
     def forward(self, x):
-        queries = self.theta(x).flatten(2)
-        keys = F.max_pool2d(self.phi(x), 2).flatten(2)
-        values = F.max_pool2d(self.g(x), 2).flatten(2)
-        weights = torch.softmax(queries.transpose(1, 2) @ keys, dim=-1)  # [N, positions, positions / 4]
-        attended = (values @ weights.transpose(1, 2)).reshape(x.shape[0], -1, *x.shape[2:])
-        return x + self.gamma * self.o(attended)
+        return x + self.gamma * self.o(attend(self.theta(x), self.phi(x), self.g(x)))
+
+
+def attend(queries, keys, values):
+    """At each position of queries [N, C, H, W] the softmax-weighted mean of values at the positions of keys."""
+    height, width = queries.shape[2:]
+    queries, keys, values = queries.flatten(2), F.max_pool2d(keys, 2).flatten(2), F.max_pool2d(values, 2).flatten(2)
+    weights = torch.softmax(queries.transpose(1, 2) @ keys, dim=-1)  # [N, positions, positions / 4]
+    return (values @ weights.transpose(1, 2)).unflatten(2, (height, width))
 
 
 class GeneratorBlock(nn.Module):

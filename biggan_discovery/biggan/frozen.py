@@ -1,0 +1,229 @@
+"""A generator as the commands see it, whatever it is made of: frozen, on one device, with a few facts about it."""
+
+import contextlib
+import inspect
+
+import torch
+from torch import nn
+
+from biggan.parallel import local_rank
+from experiment_utils.errors import OptionError, SnapshotError, UserError
+
+_LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+_SAME = 1e-5  # of the largest value: what two passes over the same latents may differ by (GPUs add in any order)
+
+
+def pick_device(name=None):
+    """Return the torch.device of that name; without one, this process's GPU, or the CPU where there is none."""
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise OptionError(f"--device {name}: no such device; say cpu, cuda or cuda:1") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise OptionError(f"--device {name}: PyTorch finds no GPU here; say --device cpu")
+        device = torch.device("cuda", local_rank() if device.index is None else device.index)
+        if device.index >= torch.cuda.device_count():
+            raise OptionError(f"--device {name}: there are only {torch.cuda.device_count()} GPUs, counted from 0")
+    return device
+
+
+class FrozenGenerator:
+    """G(z [N, dim_z], y int64 [N] or None) -> images [N, channels, resolution, resolution], float32.
+
+    Made from a module, or any object with `dim_z` and `forward(z, y)` or `__call__`; it may say how many classes it
+    tells apart in `num_classes` or `n_classes`, and has none if it takes z only. A module is put in evaluation mode,
+    in float32, on `device`, and its parameters take no gradients: those with respect to z pass through it.
+
+    name          for messages and file names        num_classes   0: unconditional, takes no y
+    class_names   [name of each class], or None      metadata      what its file says about it, {}: nothing
+
+    Raises SnapshotError where one pass shows that the object does not work like this.
+    """
+
+    def __init__(self, module, name, device="cpu", class_names=None, metadata=None):
+        self.module, self.name, self.device = module, name, torch.device(device)
+        self.class_names, self.metadata = class_names, metadata or {}
+        if isinstance(module, nn.Module):
+            module.eval().requires_grad_(False).float().to(self.device)
+        self._forward = module if callable(module) else getattr(module, "forward", None)
+        if not callable(self._forward):
+            raise SnapshotError(f"{name}: a {type(module).__name__}, which has no forward(z, y) and cannot be called")
+        self.dim_z = getattr(module, "dim_z", None)
+        if type(self.dim_z) is not int or self.dim_z < 1:
+            raise SnapshotError(f"{name}: needs an attribute dim_z, the number of components of z (is {self.dim_z!r})")
+        self.num_classes = self._find_num_classes()
+        self.channels, self.resolution = self._probe()
+        self._fed_by_z = None
+
+    def __call__(self, z, y=None):
+        z = z.to(self.device)
+        if not self.num_classes:
+            return self._forward(z)
+        if y is None:
+            raise ValueError(f"{self.name} tells {self.num_classes} classes apart and needs y")
+        return self._forward(z, y.to(self.device))
+
+    def random_classes(self, count, generator=None):
+        """Return int64 [count] classes drawn from a torch.Generator, on its device; None: there are no classes."""
+        if not self.num_classes:
+            return None
+        where = "cpu" if generator is None else generator.device
+        return torch.randint(self.num_classes, (count,), generator=generator, device=where)
+
+    def check_class(self, index, flag="--fix_class"):
+        """Raise OptionError where there is no class of that number."""
+        if not self.num_classes:
+            raise OptionError(f"{flag} {index}: {self.name} has no classes; leave the flag out")
+        if not 0 <= index < self.num_classes:
+            raise OptionError(f"{flag} {index}: {self.name} has classes 0 to {self.num_classes - 1}")
+
+    def class_name(self, index):
+        return str(index) if self.class_names is None else self.class_names[index]
+
+    @torch.no_grad()
+    def is_deterministic(self):
+        """Whether two passes over the same latents give the same images, each from another state of the randomness.
+
+        Where they do not, noise is still on. The penalty is then not of z alone: `hessian_penalty` holds PyTorch's
+        random state still from pass to pass, but no other, and nothing holds it still from one frame of a video, or
+        one finite difference of a score, to the next.
+        """
+        z, y = self._samples()
+        with self._random_state(1):
+            first = self(z, y)
+        with self._random_state(2):
+            second = self(z, y)
+        return bool((first - second).abs().max() <= _SAME * first.abs().max())
+
+    # What z meets first: for the baselines that need no training (SeFa, GANSpace)
+
+    def latent_weights(self):
+        """Return the matrix [outputs, dim_z] of all linear maps that z feeds, one below the other.
+
+        The module's own method if it has one. Otherwise the weights of the linear layers and convolutions that get z,
+        or a slice of it, as their input: found in one pass. Raises UserError where there are none.
+        """
+        if hasattr(self.module, "latent_weights"):
+            return self.module.latent_weights().detach()
+        rows = []
+        for layer, begin, width in self._layers_fed_by_z():
+            weight = layer.weight.detach()
+            if isinstance(layer, nn.ConvTranspose2d):
+                weight = weight.transpose(0, 1)
+            weight = weight.transpose(1, -1).reshape(-1, width)  # [outputs (and kernel positions), inputs]
+            row = weight.new_zeros(len(weight), self.dim_z)
+            row[:, begin : begin + width] = weight
+            rows.append(row)
+        return torch.cat(rows)
+
+    @torch.no_grad()
+    def early_activations(self, z, y=None):
+        """Return [N, features]: the module's own method's, or else the output of the first layer that z feeds."""
+        if hasattr(self.module, "early_activations"):
+            return self.module.early_activations(z.to(self.device), None if y is None else y.to(self.device))
+        layer, _, _ = self._layers_fed_by_z()[0]
+        outputs = []
+        handle = layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+        try:
+            self(z, y)
+        finally:
+            handle.remove()
+        return outputs[0].flatten(1)
+
+    def _layers_fed_by_z(self):
+        """[(layer, first component of z that it gets, how many)] in the order of the pass."""
+        if self._fed_by_z is None:
+            self._fed_by_z = self._find_layers()
+        if not self._fed_by_z:
+            raise UserError(
+                f"{self.name}: no linear layer or convolution gets z itself; give the generator methods "
+                "latent_weights() and early_activations(z, y) to use baselines that need one"
+            )
+        return self._fed_by_z
+
+    @torch.no_grad()
+    def _find_layers(self):
+        if not isinstance(self.module, nn.Module):
+            return []
+        z, y = self._samples()
+        found = []
+
+        def look(layer, inputs):
+            x = inputs[0]
+            begin = (x.data_ptr() - z.data_ptr()) // z.element_size()
+            width = x[0].numel()
+            # A view of z: it lies in z's memory, and its samples are as far apart
+            if 0 <= begin <= self.dim_z - width and len(x) == len(z) and x.stride(0) == self.dim_z:
+                if getattr(layer, "groups", 1) == 1 and x.shape[1] == width:
+                    found.append((layer, begin, width))
+
+        layers = [module for module in self.module.modules() if isinstance(module, _LAYERS)]
+        handles = [layer.register_forward_pre_hook(look) for layer in layers]
+        try:
+            self(z, y)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found
+
+    # Construction
+
+    def _find_num_classes(self):
+        for attribute in ("num_classes", "n_classes"):
+            count = getattr(self.module, attribute, None)
+            if count is not None:
+                if type(count) is not int or count < 0:
+                    raise SnapshotError(f"{self.name}: its {attribute} is {count!r}, not a number of classes")
+                return count
+        if self._takes_y():
+            raise SnapshotError(f"{self.name}: takes classes beside z; say how many in an attribute num_classes")
+        return 0
+
+    def _takes_y(self):
+        """Whether the generator cannot do without a second argument."""
+        function = self.module.forward if isinstance(self.module, nn.Module) else self._forward
+        try:
+            parameters = inspect.signature(function).parameters.values()
+        except (TypeError, ValueError):  # built in: it does not say
+            return False
+        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        return len(positional) > 1 and positional[1].default is inspect.Parameter.empty
+
+    def _samples(self):
+        """Two latents, the same every time, and their classes."""
+        generator = torch.Generator().manual_seed(0)
+        z = torch.randn(2, self.dim_z, generator=generator).to(self.device)
+        y = self.random_classes(2, generator)
+        return z, None if y is None else y.to(self.device)
+
+    @torch.no_grad()
+    def _probe(self):
+        """(channels, resolution) of the images, from one pass."""
+        z, y = self._samples()
+        try:
+            with self._random_state(0):
+                images = self(z, y)
+        except UserError:
+            raise
+        except Exception as problem:  # it is the user's code, and may raise anything
+            shapes = f"z of shape {list(z.shape)}" + ("" if y is None else f" and y of shape {list(y.shape)}")
+            raise SnapshotError(f"{self.name}: fails for {shapes} ({type(problem).__name__}: {problem})") from problem
+        if not torch.is_tensor(images) or images.dim() != 4 or len(images) != len(z):
+            found = f"shape {list(images.shape)}" if torch.is_tensor(images) else f"a {type(images).__name__}"
+            raise SnapshotError(f"{self.name}: must return images [N, C, H, W] for z [N, {self.dim_z}], gives {found}")
+        if images.dtype != torch.float32 or images.shape[1] not in (1, 3):
+            kind = f"{str(images.dtype)[len('torch.') :]} of {images.shape[1]} channels"
+            raise SnapshotError(f"{self.name}: must return float32 images of 1 or 3 channels, gives {kind}")
+        if not torch.isfinite(images).all():
+            raise SnapshotError(f"{self.name}: gives values that are not finite; are these the right weights?")
+        return images.shape[1], images.shape[2]
+
+    @contextlib.contextmanager
+    def _random_state(self, seed):
+        """Within the block PyTorch's random numbers begin at `seed`; afterwards they go on where they were."""
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            yield
