@@ -3,16 +3,15 @@
 
 import dataclasses
 import os
-import shlex
-import subprocess
-import sys
 import time
 
 from experiment_utils import options, runs
-from experiment_utils.errors import UserError, run_command
+from experiment_utils.errors import run_command
 from experiment_utils.options import option, positive
+from experiment_utils.walkthrough import command, title
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+DATASET_TOOL, TRAIN, VISUALIZE = (os.path.join(HERE, name) for name in ("dataset_tool.py", "train.py", "visualize.py"))
 DATASET, RESOLUTION = "clevr_1fov", 16
 
 
@@ -31,43 +30,30 @@ def main(argv=None):
     data_dir, results_dir = os.path.join(chosen.out_dir, "datasets"), os.path.join(chosen.out_dir, "results")
     dataset_dir = os.path.join(data_dir, DATASET)
 
-    step("1. Render a dataset: a red cube at a random place on a line")
+    title("1. Render a dataset: a red cube at a random place on a line")
     if os.path.exists(dataset_dir):
         print(f"{dataset_dir} is there already")
     else:
-        command("dataset_tool.py", "render_clevr", dataset_dir, "--variant", "1fov", "--images", chosen.images,
+        command(DATASET_TOOL, "render_clevr", dataset_dir, "--variant", "1fov", "--images", chosen.images,
                 "--resolution", 2 * RESOLUTION, "--seed", 0)  # fmt: skip
 
-    step("2. Train a small ProGAN on it with the Hessian Penalty, growing from 4x4 to 16x16")
-    command("train.py", "--dataset", DATASET, "--data_dir", data_dir, "--results_dir", results_dir,
+    title("2. Train a small ProGAN on it with the Hessian Penalty, growing from 4x4 to 16x16")
+    command(TRAIN, "--dataset", DATASET, "--data_dir", data_dir, "--results_dir", results_dir,
             "--resolution", RESOLUTION, "--fmap_base", 64, "--minibatch", 16, "--stage_kimg", 5, "--fade_kimg", 5,
             "--hp_lambda", 0.0125, "--warmup_kimg", 2 * chosen.total_kimg, "--total_kimg", chosen.total_kimg,
             "--tick_kimg", 10, "--snapshot_kimg", 30, "--compute_interp_ticks", 0, "--num_gpus", 0,
             "--num_threads", 1)  # fmt: skip
     number = runs.latest_run(results_dir)
 
-    step("3. Sweep each component of z, the most active first")
+    title("3. Sweep each component of z, the most active first")
     out_dir = os.path.join(chosen.out_dir, "pictures")
-    command("visualize.py", "--models", number, "--results_dir", results_dir, "--out_dir", out_dir, "--steps", 30,
+    command(VISUALIZE, "--models", number, "--results_dir", results_dir, "--out_dir", out_dir, "--steps", 30,
             "--format", "gif", "stills", "--num_gpus", 0)  # fmt: skip
 
-    step("4. Measure")
+    title("4. Measure")
     for line in measure(dataset_dir, runs.find_run_dir(results_dir, number)):
         print(line)
     print(f"\nDone in {(time.time() - begin) / 60:.1f} minutes. Now open the GIF in {out_dir}.")
-
-
-def step(title):
-    print(f"\n== {title}", flush=True)
-
-
-def command(script, *arguments):
-    """Run one of our commands as a user would, and show it."""
-    words = [os.path.join(os.path.relpath(HERE), script), *map(str, arguments)]
-    print("$ python " + " ".join(map(shlex.quote, words)), flush=True)
-    status = subprocess.run([sys.executable, *words]).returncode
-    if status != 0:
-        raise UserError(f"{script} ended with status {status}; its own message stands above")
 
 
 def measure(dataset_dir, run_dir):
