@@ -7,9 +7,10 @@
     moving         how many directions move any factor beyond the regressor's noise
     coverage       how many factors have a direction of their own, higher is better
 
-Standard errors, of a number and of its difference between two sets, come from the jackknife: the samples are in GROUPS
-groups, and the number is taken again without each (Efron & Tibshirani 1993, ch. 11). It makes no assumption that fits
-the mean and not the others, and the pairing of samples carries over to differences.
+Standard errors, of a number and of its difference between two methods, come from the jackknife: the samples are in
+GROUPS groups, and the number is taken again without each (Efron & Tibshirani 1993, ch. 11). So one rule serves a mean, a
+ratio and a purity, and the pairing of samples carries over to differences. Counts (moving, coverage) jump, which the
+jackknife cannot tell an error of: they have none.
 """
 
 import dataclasses
@@ -24,6 +25,7 @@ from factor_scores import direction_changes, factor_coverage, purity
 
 GROUPS = 8
 COMPARE, SWEEP = 5, 6  # what a draw is for: the last part of its seed
+COUNTS = ("moving", "coverage")
 BETTER = {"penalty": -1, "diagonalness": 1, "purity": 1, "moving": 0, "coverage": 1}  # sign of an improvement
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -192,10 +194,14 @@ def measure_all(G, sets, protocol, regressor=None, measured=lambda: None):
 
 
 def jackknife(numbers):
-    """Return {name: standard error} of `numbers`, a function of the group left out that returns {name: number}."""
+    """Return {name: standard error} of `numbers`, a function of the group left out that returns {name: number}.
+
+    Counts get 0.
+    """
     leaving = [numbers(group) for group in range(GROUPS)]
     factor = (GROUPS - 1) / np.sqrt(GROUPS)
-    return {name: float(factor * np.std([each[name] for each in leaving], ddof=1)) for name in leaving[0]}
+    errors = {name: float(factor * np.std([each[name] for each in leaving], ddof=1)) for name in leaving[0]}
+    return {name: 0.0 if name in COUNTS else error for name, error in errors.items()}
 
 
 def compare(ours, other):
@@ -233,17 +239,17 @@ def verdicts(ours, others):
         if difference == 0:
             lines[name] = f"level with the best other ({against})"
         elif abs(difference) <= 2 * error:
-            lines[name] = f"no clear difference from the best other ({against}; standard error {number_text(error)})"
+            lines[name] = f"no clear difference from the best other ({against}; standard error {number_text(error, 2)})"
         else:
             lines[name] = f"{'best' if difference > 0 else 'NOT the best'} ({against})"
     return lines
 
 
-def number_text(value):
-    """Three significant digits, or a dash for what there is not."""
+def number_text(value, digits=3):
+    """So many significant digits, or a dash for what there is not."""
     if not np.isfinite(value):
         return "-"
-    return f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e3 else f"{value:.2e}"
+    return f"{value:.{digits}g}" if value == 0 or 1e-3 <= abs(value) < 1e3 else f"{value:.{digits - 1}e}"
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -268,8 +274,8 @@ def table(methods):
         cells = [method.name, str(len(method.labels))]
         for name in names:
             cell = number_text(mean[name])
-            cell += f" ± {number_text(spread[name])}" if np.isfinite(spread[name]) else ""
-            cells.append(cell + (f" [{number_text(error[name])}]" if name in ("penalty", "diagonalness") else ""))
+            cell += f" ± {number_text(spread[name], 2)}" if np.isfinite(spread[name]) else ""
+            cells.append(cell + ("" if name in COUNTS else f" [{number_text(error[name], 2)}]"))
         rows.append(cells)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
@@ -283,7 +289,8 @@ def method_records(methods):
         for name, value in method.mean().items():
             record[name] = value
             record[f"{name}_std"] = method.spread()[name]
-            record[f"{name}_se"] = method.standard_error()[name]
+            if name not in COUNTS:
+                record[f"{name}_se"] = method.standard_error()[name]
         records.append(record)
     return records
 
