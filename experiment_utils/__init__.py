@@ -1,3 +1,3 @@
-"""What both experiment trees need and no library gives: errors, files, options, runs, image datasets, downloads, pickles."""
+"""What both experiment trees need and no library gives: errors, files, options, runs, datasets, downloads, pickles."""
 
 __version__ = "0.1.0"
