@@ -188,8 +188,8 @@ def _open(url, request):
 # Archives
 
 
-def extract_zip(path, directory):
-    """Extract a zip archive into `directory`, and return the paths of its files.
+def extract_zip(path, directory, only=None):
+    """Extract a zip archive, or the entries of it that `only` lists, into `directory`; return the files' paths.
 
     Raises DownloadError where an entry would leave the directory, is a link, or has an absurd size, and where the
     archive is damaged; nothing is extracted unless all names are good.
@@ -198,6 +198,7 @@ def extract_zip(path, directory):
     try:
         with zipfile.ZipFile(path) as archive:
             entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+            entries = [entry for entry in entries if only is None or entry.filename in only]
             targets = [_safe_target(path, entry, directory) for entry in entries]
             limit = _BIGGEST_RATIO * max(os.path.getsize(path), _CHUNK)
             if sum(entry.file_size for entry in entries) > limit:

@@ -55,6 +55,8 @@ class FrozenGenerator:
         if type(self.dim_z) is not int or self.dim_z < 1:
             raise SnapshotError(f"{name}: needs an attribute dim_z, the number of components of z (is {self.dim_z!r})")
         self.num_classes = self._find_num_classes()
+        if class_names is not None and len(class_names) != self.num_classes:
+            raise SnapshotError(f"{name}: names {len(class_names)} classes and has {self.num_classes}")
         self.channels, self.resolution = self._probe()
         self._fed_by_z = None
 
@@ -100,22 +102,21 @@ class FrozenGenerator:
 
     # What z meets first: for the baselines that need no training (SeFa, GANSpace)
 
+    @torch.no_grad()
     def latent_weights(self):
         """Return the matrix [outputs, dim_z] of all linear maps that z feeds, one below the other.
 
-        The module's own method if it has one. Otherwise the weights of the linear layers and convolutions that get z,
-        or a slice of it, as their input: found in one pass. Raises UserError where there are none.
+        The module's own method if it has one. Otherwise what the linear layers and convolutions that get z, or a slice
+        of it, as their input do to the unit vectors; they are found in one pass. Raises UserError where there are none.
         """
         if hasattr(self.module, "latent_weights"):
             return self.module.latent_weights().detach()
         rows = []
-        for layer, begin, width in self._layers_fed_by_z():
-            weight = layer.weight.detach()
-            if isinstance(layer, nn.ConvTranspose2d):
-                weight = weight.transpose(0, 1)
-            weight = weight.transpose(1, -1).reshape(-1, width)  # [outputs (and kernel positions), inputs]
+        for layer, begin, shape in self._layers_fed_by_z():
+            columns = torch.eye(shape.numel(), device=self.device).view(-1, *shape)
+            weight = (layer(columns) - layer(torch.zeros_like(columns[:1]))).flatten(1).t()
             row = weight.new_zeros(len(weight), self.dim_z)
-            row[:, begin : begin + width] = weight
+            row[:, begin : begin + shape.numel()] = weight
             rows.append(row)
         return torch.cat(rows)
 
@@ -134,7 +135,7 @@ class FrozenGenerator:
         return outputs[0].flatten(1)
 
     def _layers_fed_by_z(self):
-        """[(layer, first component of z that it gets, how many)] in the order of the pass."""
+        """[(layer, first component of z that it gets, shape of its input for one sample)] in the order of the pass."""
         if self._fed_by_z is None:
             self._fed_by_z = self._find_layers()
         if not self._fed_by_z:
@@ -154,11 +155,9 @@ class FrozenGenerator:
         def look(layer, inputs):
             x = inputs[0]
             begin = (x.data_ptr() - z.data_ptr()) // z.element_size()
-            width = x[0].numel()
-            # A view of z: it lies in z's memory, and its samples are as far apart
-            if 0 <= begin <= self.dim_z - width and len(x) == len(z) and x.stride(0) == self.dim_z:
-                if getattr(layer, "groups", 1) == 1 and x.shape[1] == width:
-                    found.append((layer, begin, width))
+            in_z = 0 <= begin <= self.dim_z - x[0].numel()  # it lies in z's memory ...
+            if in_z and len(x) == len(z) and x.stride(0) == self.dim_z and x[0].is_contiguous():  # ... as a view of it
+                found.append((layer, begin, x[0].shape))
 
         layers = [module for module in self.module.modules() if isinstance(module, _LAYERS)]
         handles = [layer.register_forward_pre_hook(look) for layer in layers]
