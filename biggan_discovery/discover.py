@@ -26,8 +26,8 @@ FILMED_DIRECTIONS, FILMED_SAMPLES, FILM_STEPS, FILM_FPS = 8, 4, 31, 30
 FILM = 5  # what a draw is for: the last part of its seed
 
 PLACES = ("results_dir", "experiment_name", "resume")  # not kept with a run: it may move
-MAY_CHANGE = (*PLACES, "num_epochs", "steps", "save_every", "device", "download", "microbatch")
-MAY_CHANGE += ("vis_during_training", "wandb_entity")
+MAY_CHANGE = (*PLACES, "num_epochs", "steps", "save_every", "vis_during_training", "wandb_entity", "microbatch")
+MAY_CHANGE += ("device", "download", "download_url", "cache_dir")
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,34 @@
+"""Generators G(z) = f(Rz) with a hidden rotation R and a separable f: the axes of R are the directions to be found."""
+
+import torch
+
+from biggan.directions import initial as initial_A
+from biggan.directions import orthonormalise, search_space
+from biggan.discovery import Discovery, Settings
+from biggan.frozen import FrozenGenerator
+
+
+class Separable(torch.nn.Module):
+    """Images [N, 1, 8, 8], each pixel a weighted sum of sines, one sine for each coordinate of Rz; or its tanh."""
+
+    def __init__(self, dim_z, seed=0, squashed=False):
+        super().__init__()
+        draws = torch.Generator().manual_seed(seed)
+        self.dim_z, self.squashed = dim_z, squashed
+        self.R = orthonormalise(torch.randn(dim_z, dim_z, generator=draws))
+        self.weights = torch.randn(dim_z, 64, generator=draws) / dim_z**0.5
+        self.phases = 6 * torch.rand(dim_z, generator=draws)
+        self.frequencies = 0.7 + torch.rand(dim_z, generator=draws)
+
+    def forward(self, z):
+        pixels = torch.sin(self.frequencies * (z @ self.R.T) + self.phases) @ self.weights
+        return (torch.tanh(pixels / 2) if self.squashed else pixels).reshape(-1, 1, 8, 8)
+
+
+def start(module, ndirs=None, search="all", workers=None, **settings):
+    """Return a Discovery in the generator from random directions; batch 64 unless `settings` say otherwise."""
+    G = FrozenGenerator(module, "planted")
+    space = search_space(search, G.dim_z)
+    settings = Settings(**settings)
+    A = initial_A("random", ndirs or space.width, space, settings.seed)
+    return Discovery(G, A, space, settings, workers)

@@ -1,0 +1,389 @@
+"""discovery.py against closed forms, a dense Hessian, and the algorithm written out plainly."""
+
+import collections
+import math
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from separable import Separable, start
+
+from biggan import directions, discovery
+from biggan.discovery import Settings, diagonalness, draw, penalty
+from biggan.frozen import FrozenGenerator
+from experiment_utils.errors import Interrupted, SnapshotError, TrainingError, UserError
+from hessian_penalty_pytorch import hessian_penalty
+
+
+class Quadratic:
+    """G(z) = z'Mz / 2 + z'B for each of 5 pixels, and the class added: its Hessian is M everywhere."""
+
+    def __init__(self, dim_z, seed=0):
+        draws = torch.Generator().manual_seed(seed)
+        M = torch.randn(5, dim_z, dim_z, generator=draws, dtype=torch.float64)
+        self.M = M + M.transpose(1, 2)
+        self.B = torch.randn(dim_z, 5, generator=draws, dtype=torch.float64)
+
+    def __call__(self, z, y):
+        return torch.einsum("ni,eij,nj->ne", z, self.M, z) / 2 + z @ self.B + y[:, None]
+
+
+def normal(*shape, seed=1):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def signs(*shape, seed=1):
+    return torch.randint(2, shape, generator=torch.Generator().manual_seed(seed)).double() * 2 - 1
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The penalty along directions
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_the_penalty_is_that_of_the_hessian_in_w(k):
+    """For a quadratic G it is QMQ', and v'QMQ'v exact at any epsilon; its gradient is that of the closed form."""
+    G, N, ndirs, dim_z = Quadratic(6), 7, 4, 6
+    Q, z, w, v = normal(ndirs, dim_z), normal(N, dim_z), normal(N, ndirs), signs(k, N, ndirs)
+    results = []
+    for value in (
+        lambda Q: penalty(G, Q, z, w, torch.arange(N), epsilon=0.3, k=k, directions=v),
+        lambda Q: torch.einsum("kni,eij,knj->kne", v @ Q, G.M, v @ Q).var(dim=0, unbiased=True).mean(),
+    ):
+        leaf = Q.clone().requires_grad_()
+        results.append((value(leaf), torch.autograd.grad(value(leaf), leaf)[0]))
+    (ours, gradient), (expected, expected_gradient) = results
+    torch.testing.assert_close(ours, expected, rtol=1e-8, atol=0)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-7, atol=1e-7 * float(expected_gradient.abs().max()))
+
+
+def test_the_penalty_draws_directions_of_its_own():
+    """On average over them: twice the squares off the diagonal of QMQ'."""
+    G, N = Quadratic(4), 20000
+    Q = normal(3, 4)
+    H = Q @ G.M @ Q.T
+    off_diagonal = (H**2).sum() - (torch.diagonal(H, dim1=1, dim2=2) ** 2).sum()
+    torch.manual_seed(0)
+    value = penalty(G, Q, normal(N, 4), normal(N, 3), torch.zeros(N, dtype=torch.int64))
+    assert abs(value / (2 * off_diagonal / 5) - 1) < 0.05
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Diagonal-ness
+
+
+def smooth(z, y=None):
+    """Four pixels with a Hessian that is different everywhere and has no symmetry."""
+    mixed = torch.stack([z[:, 0] * z[:, 1], z[:, 1] + z[:, 2] ** 2, z[:, 0] - z[:, 2], z.sum(1)], dim=1)
+    return torch.sin(mixed) + torch.tanh(z[:, :1] + 0.5 * z[:, 1:2] * z[:, 2:3])
+
+
+def test_diagonalness_is_that_of_the_dense_hessian():
+    """Every axis with every pair of directions: an unbiased estimator's average is then the thing itself."""
+    ndirs, points = 3, 5
+    Q, z, w = normal(ndirs, 3), normal(points, 3), normal(points, ndirs, seed=2)
+    diagonal = total = 0.0
+    for n in range(points):
+        for pixel in range(4):
+
+            def along(v, n=n, pixel=pixel):
+                return smooth(z[n : n + 1] + (v @ Q)[None])[0, pixel]
+
+            H = torch.autograd.functional.hessian(along, w[n])
+            diagonal += float((torch.diagonal(H) ** 2).sum())
+            total += float((H**2).sum())
+    every = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * ndirs)
+    first, second = (i.flatten() for i in torch.meshgrid(torch.arange(8), torch.arange(8), indexing="ij"))
+    axes = torch.arange(ndirs).repeat(points * 64)
+    pairs = torch.stack([every[first], every[second]]).repeat(1, points, 1).repeat_interleave(ndirs, dim=1)
+    rows = torch.arange(points).repeat_interleave(64 * ndirs)
+    value = diagonalness(smooth, Q, z[rows], w[rows], None, epsilon=1e-3, directions=pairs, axes=axes)
+    assert 0.1 < diagonal / total < 0.9
+    assert value == pytest.approx(diagonal / total, rel=1e-4)
+
+
+def test_diagonalness_is_1_for_a_separable_generator_and_knows_no_scale():
+    N, Q = 40, torch.eye(3, dtype=torch.float64)
+    z, w = normal(N, 3), normal(N, 3)
+    separable = diagonalness(lambda z, y: torch.sin(z), Q, z, w, None, epsilon=0.01)
+    assert separable == pytest.approx(1, abs=1e-6)
+    draws = {"directions": signs(2, N, 3), "axes": torch.arange(N) % 3}
+    small, large = (diagonalness(lambda z, y, s=s: s * smooth(z), Q, z, w, None, **draws) for s in (1, 1000))
+    assert 0 < small < 1 and large == pytest.approx(small, rel=1e-6)
+
+
+def test_axes_are_drawn_evenly():
+    axes = discovery._even_axes(50, 7, torch.Generator().manual_seed(0))
+    assert sorted(collections.Counter(axes.tolist()).values()) == [7, 7, 7, 7, 7, 7, 8]
+    assert len(set(discovery._even_axes(5, 7, None).tolist())) == 5
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What is drawn
+
+
+class Classes(torch.nn.Module):
+    """Smooth, with three classes that change what z does."""
+
+    dim_z, num_classes = 6, 3
+
+    def __init__(self):
+        super().__init__()
+        draws = torch.Generator().manual_seed(7)
+        self.W = torch.randn(3, 6, 48, generator=draws)
+        self.V = torch.randn(6, 48, generator=draws)
+
+    def forward(self, z, y):
+        return torch.tanh(torch.einsum("ni,nij->nj", z, self.W[y]) / 3 * torch.cos(z @ self.V / 3)).view(-1, 3, 4, 4)
+
+
+def test_what_a_step_draws():
+    G = FrozenGenerator(Classes(), "classes")
+    settings = Settings(batch_size=6000, path_size=2.5, k=3, seed=5)
+    z, w, y, v = draw(G, 4, settings, step=9)
+    assert z.shape == (6000, 6) and abs(z.mean()) < 0.02 and abs(z.var() - 1) < 0.03
+    assert ((w != 0).sum(1) == 1).all()
+    distances, index = w.sum(1), (w != 0).float().argmax(1)
+    assert distances.abs().max() <= 2.5 and abs(distances.mean()) < 0.1
+    assert abs(distances.var() / (2.5**2 / 3) - 1) < 0.05  # uniform
+    assert torch.histc(distances, 5, -2.5, 2.5).min() > 1050
+    assert torch.bincount(index, minlength=4).min() > 1350
+    assert torch.bincount(y, minlength=3).min() > 1850
+    assert v.shape == (3, 6000, 4) and (v.abs() == 1).all() and abs(v.mean()) < 0.02
+    between_draws = torch.corrcoef(v.reshape(3, -1))
+    assert (between_draws - torch.eye(3)).abs().max() < 0.03
+
+
+def test_draws_are_a_function_of_seed_and_step():
+    G = FrozenGenerator(Classes(), "classes")
+    for name, first, second in zip("zwyv", draw(G, 4, Settings(seed=3), 17), draw(G, 4, Settings(seed=3), 17)):
+        assert torch.equal(first, second), name
+    for seed, step in ((3, 18), (4, 17)):
+        for name, first, second in zip("zwyv", draw(G, 4, Settings(seed=3), 17), draw(G, 4, Settings(seed=seed), step)):
+            assert not torch.equal(first, second), name
+
+
+def test_a_fixed_class():
+    G = FrozenGenerator(Classes(), "classes")
+    assert draw(G, 4, Settings(fix_class=2), 0).y.tolist() == [2] * 64
+    assert draw(FrozenGenerator(Separable(4), "separable"), 4, Settings(), 0).y is None
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# One step
+
+
+def plain_step(module, A, optimiser, batch, settings, space):
+    """The algorithm as it is written down: row by row, the whole batch at once, in float64."""
+    z, w, y, v = batch
+    rows = []
+    for row in A:
+        if settings.ortho:
+            for q in rows:
+                row = row - (row @ q) * q
+            row = row / row.norm()
+        rows.append(row)
+    Q = torch.stack(
+        [torch.cat([row.new_zeros(space.begin), row, row.new_zeros(space.dim_z - space.end)]) for row in rows]
+    )
+    classes = [] if y is None else [y]
+    value = hessian_penalty(
+        lambda w: module(z.double() + w @ Q, *classes),
+        w.double(),
+        k=settings.k,
+        epsilon=settings.epsilon,
+        reduction=torch.mean,
+        directions=v,
+    )
+    optimiser.zero_grad()
+    value.backward()
+    optimiser.step()
+    return value.item()
+
+
+@pytest.mark.parametrize(
+    "module, ndirs, search, settings",
+    [
+        (Classes, 4, "all", {}),
+        (Classes, 4, "1:5", {"fix_class": 1, "lr": 0.03, "path_size": 2.0}),
+        (Classes, 3, "all", {"ortho": False, "microbatch": 5}),
+        (Classes, 5, "all", {"k": 3, "epsilon": 0.2, "batch_size": 30, "microbatch": 30, "seed": 8}),
+        (lambda: Separable(6, squashed=True), 3, "2:6", {"batch_size": 7}),
+    ],
+)
+def test_steps_are_those_of_the_plain_algorithm(module, ndirs, search, settings):
+    ours = start(module(), ndirs, search, **{"batch_size": 24, **settings})
+    A = ours.A.detach().double().requires_grad_()
+    optimiser = torch.optim.Adam([A], lr=ours.settings.lr)
+    double = module().double()
+    for name, tensor in vars(double).items():
+        if torch.is_tensor(tensor):
+            setattr(double, name, tensor.double())
+    for step in range(5):
+        batch = draw(ours.G, ndirs, ours.settings, step)
+        expected = plain_step(double, A, optimiser, batch, ours.settings, ours.space)
+        assert ours.step()[0] == pytest.approx(expected, rel=1e-3)
+    moved = (A - start(module(), ndirs, search, **settings).A).abs().max()
+    assert moved > 2 * ours.settings.lr
+    assert (ours.A - A).abs().max() < 0.01 * moved
+
+
+def test_the_caller_s_precision_and_random_state_are_left_alone():
+    ours = start(Separable(4), batch_size=8)
+    torch.set_float32_matmul_precision("medium")
+    torch.manual_seed(3)
+    try:
+        ours.step()
+        ours.diagonalness()
+        assert torch.get_float32_matmul_precision() == "medium"
+        after = torch.rand(1)
+        torch.manual_seed(3)
+        assert torch.rand(1) == after
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_looking_at_a_run_does_not_change_it():
+    seen, unseen = start(Separable(4), batch_size=8), start(Separable(4), batch_size=8)
+    for _ in range(5):
+        first, second = seen.diagonalness(), seen.diagonalness()
+        assert first == second
+        seen.step()
+        unseen.step()
+    assert torch.equal(seen.A, unseen.A)
+
+
+class Broken(torch.nn.Module):
+    """Fails at the seventh step, of four passes with gradients each: its images, or their gradient."""
+
+    dim_z = 3
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.passes = how, 0
+
+    def forward(self, z):
+        self.passes += torch.is_grad_enabled()
+        pixels = (z[:, :, None] * z[:, None, :]).reshape(-1, 1, 3, 3)
+        if self.passes <= 4 * 6:
+            return pixels
+        return pixels * math.nan if self.how == "value" else pixels + 0 * torch.sqrt(pixels - pixels.detach())
+
+
+@pytest.mark.parametrize("how, said", [("value", "is nan"), ("gradient", "has a gradient that is not finite")])
+def test_what_is_not_finite_stops_it_and_the_last_good_directions_are_kept(tmp_path, how, said):
+    ours = start(Broken(how), ndirs=2, batch_size=8, microbatch=8)
+    lines = []
+    with pytest.raises(TrainingError) as stopped:
+        discovery.discover(ours, str(tmp_path), lines.append, steps=20)
+    path = str(tmp_path / "A_000006.pt")
+    assert str(stopped.value) == f"step 7: the hessian_penalty {said}; stopped, the last good A is {path}"
+    assert torch.equal(torch.load(path), ours.A.detach()) and torch.isfinite(ours.A).all()
+    good = start(Broken(how), ndirs=2, batch_size=8, microbatch=8)
+    for _ in range(6):
+        good.step()
+    assert torch.equal(good.A, ours.A)
+
+
+def test_a_generator_without_a_gradient_is_refused():
+    class Detached(Separable):
+        def forward(self, z):
+            with torch.no_grad():
+                return super().forward(z)
+
+    with pytest.raises(UserError, match="planted: its images have no gradient with respect to z"):
+        start(Detached(4)).step()
+
+
+def test_another_objective(monkeypatch):
+    """One that only asks for the first direction to be the first axis."""
+    monkeypatch.setitem(discovery.OBJECTIVES, "aligned", lambda G, Q, z, w, y, epsilon, k, directions: -Q[0, 0])
+    ours = start(Separable(5), ndirs=2, objective="aligned", lr=0.05)
+    values = [ours.step()[0] for _ in range(200)]
+    assert values[-1] < -0.999 and ours.Q()[0, 0] > 0.999
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The loop, and what it leaves
+
+
+class Scalars:
+    def __init__(self):
+        self.logged = {}
+
+    def scalars(self, values, step):
+        self.logged[step] = values
+
+
+def test_a_run_and_what_it_leaves(tmp_path):
+    ours, lines, reporter, saves = start(Separable(3), batch_size=8), [], Scalars(), []
+    path = discovery.discover(
+        ours, str(tmp_path), lines.append, reporter, steps=250, save_every=100, on_save=saves.append
+    )
+    names = [f"A_{steps:06d}.pt" for steps in (100, 200, 250)]
+    assert sorted(os.listdir(str(tmp_path))) == [*names, "state.safetensors"]
+    assert path == str(tmp_path / "A_000250.pt") and saves == [100, 200, 250]
+    again = start(Separable(3), batch_size=8)
+    values = [again.step()[0] for _ in range(250)]
+    assert torch.equal(torch.load(path), again.A.detach())
+    assert sorted(reporter.logged) == [1, 100, 200, 250] and len(lines) == 4
+    assert reporter.logged[200]["discovery/hessian_penalty"] == pytest.approx(np.mean(values[100:200]))
+    assert reporter.logged[250]["discovery/diagonalness"] == again.diagonalness()
+    assert all(scalars["timing/steps_per_second"] > 0 for scalars in reporter.logged.values())
+
+
+def test_a_resumed_run_continues_with_the_same_bits(tmp_path):
+    whole = start(Separable(4, squashed=True), batch_size=8)
+    for _ in range(30):
+        whole.step()
+    first = start(Separable(4, squashed=True), batch_size=8)
+    discovery.discover(first, str(tmp_path), lambda line: None, steps=17)
+    second = start(Separable(4, squashed=True), batch_size=8)
+    second.restore(*discovery.saved_state(str(tmp_path), 4))
+    assert second.steps == 17 and torch.equal(first.A, second.A)
+    discovery.discover(second, str(tmp_path), lambda line: None, steps=30)
+    assert torch.equal(whole.A, second.A)
+    for name, array in whole.state().items():
+        assert np.array_equal(array, second.state()[name]), name
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_stops(tmp_path, number):
+    class Signalling(Separable):
+        passes = 0
+
+        def forward(self, z):
+            Signalling.passes += torch.is_grad_enabled()
+            if Signalling.passes == 4 * 5 + 1:
+                os.kill(os.getpid(), number)
+            return super().forward(z)
+
+    ours = start(Signalling(3), batch_size=8, microbatch=8)
+    with pytest.raises(Interrupted) as stopped:
+        discovery.discover(ours, str(tmp_path), lambda line: None, steps=100)
+    path = discovery.A_path(str(tmp_path), ours.steps)
+    assert stopped.value.exit_status == 128 + number and ours.steps in (6, 7)
+    assert str(stopped.value) == f"stopped by signal {int(number)} after step {ours.steps}; saved {path}"
+    assert torch.equal(torch.load(path), ours.A.detach())
+    assert discovery.saved_state(str(tmp_path), 3)[1] == ours.steps
+
+
+def test_states_of_other_runs_are_refused(tmp_path):
+    discovery.save(str(tmp_path), start(Separable(4), batch_size=8))
+    path = str(tmp_path / "state.safetensors")
+    with pytest.raises(SnapshotError, match=f"{path}: not the state of a discovery of directions 5 wide"):
+        discovery.saved_state(str(tmp_path), 5)
+    with open(path, "r+b") as stream:
+        stream.truncate(100)
+    with pytest.raises(SnapshotError, match=path):
+        discovery.saved_state(str(tmp_path), 4)
+
+
+def test_directions_survive_without_the_state(tmp_path):
+    """A_NNNNNN.pt is what a user takes away: another command reads it."""
+    ours = start(Separable(6), ndirs=2, search="coarse", batch_size=8)
+    path = discovery.discover(ours, str(tmp_path), lambda line: None, steps=3)
+    A = directions.load(path, ours.space)
+    assert torch.equal(directions.rows(A, ours.space), ours.Q().detach())
