@@ -349,6 +349,33 @@ def nearest_image_error(images, training_images):
     return float(total / len(images))
 
 
+def faithfulness(generated, images, regressor):
+    """Return {name: number} that compares generated images with the training images they were learnt from.
+
+    generated, images   uint8 [N, H, W, C] and [M, H, W, C]
+    regressor           FactorRegressor of the training images
+
+    coverage/FACTOR         share of the factor's range, or of its values, that the generated images cover: a value
+                            counts if at least a tenth as many images show it as of an even spread would
+    held_out/FACTOR         the regressor's own score
+    nearest_image_error     of the generated images to the training images
+    nearest_image_baseline  the same of one half of the training images to the other half
+    """
+    half = len(images) // 2
+    numbers = {
+        "nearest_image_error": nearest_image_error(generated, images),
+        "nearest_image_baseline": nearest_image_error(images[:half], images[half:]),
+    }
+    for values, info in zip(regressor.predict(generated).T, regressor.factor_info):
+        numbers[f"held_out/{info['name']}"] = regressor.held_out[info["name"]]
+        if info["kind"] == "continuous":
+            numbers[f"coverage/{info['name']}"] = range_coverage(values, *info["range"])
+        else:
+            count = len(info["values"])
+            numbers[f"coverage/{info['name']}"] = range_coverage(values, -0.5, count - 0.5, bins=count)
+    return numbers
+
+
 def effective_number(activeness):
     """Return how many components are at work: (Σa)² / Σa² for activeness a >= 0, [nz].
 

@@ -22,6 +22,8 @@ EXAMPLES = """
     train_generator.py --dataset clevr_simple --class_factor shape --experiment_name NAME --resume
 """
 
+MEASURED_IMAGES = 1000  # generated, to compare with the data
+
 # What makes no difference to the images that a run would end in, and may change when it is resumed.
 FREE_ON_RESUME = (
     "device",
@@ -47,8 +49,11 @@ class TrainGeneratorOptions:
     resolution: int = option(None, "of the images (default: the dataset's)", int, check=power_of_two)
 
     ch: int = option(
-        None, "feature maps at full resolution, doubling with each halving (default: 24; on a GPU 64)", int, check=at_least(8)
-    )  # fmt: skip
+        None,
+        "feature maps at full resolution, doubling as it halves (default: 24; on a GPU 64)",
+        int,
+        check=at_least(8),
+    )
     dim_z: int = option(None, "components of z (default: three for the 4x4 map and three for each doubling)", int)
     shared_dim: int = option(16, "size of the class embedding", check=positive)
     attention: list = option([], "resolutions with self-attention", int, nargs="*", check=power_of_two, metavar="R")
@@ -94,9 +99,10 @@ def main(argv=None):
         torch.set_num_threads(chosen.num_threads)
     settle(chosen, data, device)
     parallel.check_batch_size(chosen.batch_size)
+    classes = len(data.class_names)
     specs = training.network_specs(
-        data.resolution, chosen.ch, chosen.dim_z, len(data.class_names), chosen.shared_dim, chosen.attention, data.channels
-    )  # fmt: skip
+        data.resolution, chosen.ch, chosen.dim_z, classes, chosen.shared_dim, chosen.attention, data.channels
+    )
     names = [field.name for field in dataclasses.fields(training.Settings)]
     settings = training.Settings(**{name: getattr(chosen, name) for name in names})
     record = {"flags": {name: value for name, value in options.to_json(chosen).items() if name not in FREE_ON_RESUME}}
@@ -122,7 +128,7 @@ def main(argv=None):
             raise Interrupted(f"{stopped}; go on with {again}", stopped.signal_number) from None
         log(f"done: {path}")
         if data.factors is not None:
-            fit_regressor(data, run_dir, log)
+            measure(run, run_dir, log)
 
 
 def settle(chosen, data, device):
@@ -175,15 +181,19 @@ def describe(data, run, device):
     )
 
 
-def fit_regressor(data, run_dir, log):
-    """Fit and save what reads the true factors off images, for compare_directions.py."""
-    from factor_scores import FactorRegressor
+def measure(run, run_dir, log):
+    """Fit a reader of the true factors, for compare_directions.py, and compare the generator's images with the data."""
+    from biggan.training import generated_images
+    from factor_scores import FactorRegressor, faithfulness
 
-    path = os.path.join(run_dir, "regressor.safetensors")
-    regressor = FactorRegressor.fit(data.images(range(len(data))), data.factors, data.factor_info)
-    regressor.save(path)
-    scores = ", ".join(f"{name} {score:.3f}" for name, score in regressor.held_out.items())
-    log(f"factor regressor: {path} (on held-out images: {scores})")
+    data = run.data
+    images = data.images(range(len(data)))
+    regressor = FactorRegressor.fit(images, data.factors, data.factor_info)
+    regressor.save(os.path.join(run_dir, "regressor.safetensors"))
+    numbers = faithfulness(generated_images(run, MEASURED_IMAGES), images, regressor)
+    write_json(os.path.join(run_dir, "faithfulness.json"), numbers)
+    for name, value in sorted(numbers.items()):
+        log(f"  {name:24s} {value:.4f}")
 
 
 if __name__ == "__main__":

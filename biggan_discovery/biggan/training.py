@@ -28,7 +28,7 @@ STATE_FORMAT = "biggan-training-1"
 
 
 def network_specs(resolution, ch, dim_z, num_classes, shared_dim=16, attention=(), channels=3):
-    """Return (GeneratorSpec, DiscriminatorSpec): `ch` feature maps at full resolution, twice as many at half, down to 8×8.
+    """Return (GeneratorSpec, DiscriminatorSpec): `ch` feature maps at full resolution, doubling down to 8×8.
 
     dim_z is cut into equal chunks: one for the 4×4 map and one for each doubling.
     """
@@ -253,12 +253,28 @@ def _state_path(run_dir):
 @torch.no_grad()
 def sample_grid(training):
     """Return uint8 [height, width, 3]: a row for each of the first 16 classes, the same latents in every row."""
-    generator, names = training.G_ema, training.data.class_names[:16]
+    names = training.data.class_names[:16]
+    z = _sample_latents(training, SAMPLES_PER_CLASS)
+    rows = [_images(training, z, torch.full([len(z)], label)) for label in range(len(names))]
+    return grid_frames(np.stack(rows)[:, :, None], row_labels=names)[0]
+
+
+@torch.no_grad()
+def generated_images(training, count):
+    """Return uint8 [count, H, W, C] of the averaged generator, the classes in turn."""
+    z = _sample_latents(training, count)
+    y = torch.arange(count) % training.G.spec.num_classes
+    return np.concatenate([_images(training, *part) for part in zip(z.split(100), y.split(100))])
+
+
+def _sample_latents(training, count):
     random = torch.Generator().manual_seed(_seed(training.settings.seed, 0, SAMPLES))
-    z = torch.randn(SAMPLES_PER_CLASS, generator.dim_z, generator=random).to(training.device)
-    rows = [generator(z, torch.full([len(z)], label, device=training.device)) for label in range(len(names))]
-    strips = to_uint8(torch.stack(rows).permute(0, 1, 3, 4, 2).cpu().numpy())
-    return grid_frames(strips[:, :, None], row_labels=names)[0]
+    return torch.randn(count, training.G.dim_z, generator=random)
+
+
+def _images(training, z, y):
+    images = training.G_ema(z.to(training.device), y.to(training.device))
+    return to_uint8(images.permute(0, 2, 3, 1).cpu().numpy())
 
 
 # ----------------------------------------------------------------------------------------------------------------------

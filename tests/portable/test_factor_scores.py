@@ -14,6 +14,7 @@ from factor_scores import (
     effective_number,
     factor_coverage,
     factor_spread,
+    faithfulness,
     nearest_image_error,
     purity,
     range_coverage,
@@ -478,3 +479,23 @@ def test_mistakes_are_named_in_one_line(words):
 def test_pictures_of_another_size_are_refused(regressor):
     with pytest.raises(ValueError, match=r"\(8, 8, 3\).*reads \(16, 16, 3\)"):
         regressor.predict(IMAGES)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Faithfulness
+
+
+def test_faithfulness_of_a_generator_that_knows_half_of_it(regressor):
+    """Squares and bars of the right half, dark ones only: half the range, two of three shapes, one of two shades."""
+    images = draw(draw_factors(400, seed=2))
+    half = draw_factors(1000, seed=3)
+    half[:, 0] = 1 + (half[:, 0] + 3) / 2
+    half[half[:, 1] == 1, 1] = 2
+    half[:, 2] = 0
+    numbers = faithfulness(draw(half), images, regressor)
+    assert numbers["coverage/x"] == pytest.approx(0.5, abs=0.06)
+    assert numbers["coverage/shape"] == pytest.approx(2 / 3) and numbers["coverage/bright"] == 0.5
+    assert {name: numbers[f"held_out/{name}"] for name in regressor.held_out} == regressor.held_out
+    assert 0 < numbers["nearest_image_error"] < 2 * numbers["nearest_image_baseline"]
+    again = faithfulness(images, images, regressor)
+    assert again["nearest_image_error"] == 0 and again["coverage/shape"] == again["coverage/bright"] == 1
