@@ -111,6 +111,17 @@ def bundled_generators():
     return {os.path.splitext(os.path.basename(path))[0]: path for path in paths}
 
 
+def files_beside(path=None):
+    """Return (a regressor's path or None, [paths of direction files]): what lies beside a generator, named after it.
+
+    path    as for `load_generator`. Of NAME.safetensors they are NAME-regressor.safetensors and NAME-*.pt.
+    """
+    path = DEFAULT if path is None else os.fspath(path)
+    stem = os.path.splitext(bundled_generators().get(path, path))[0]
+    regressor = stem + "-regressor.safetensors"
+    return regressor if os.path.isfile(regressor) else None, sorted(glob.glob(glob.escape(stem) + "-*.pt"))
+
+
 def save_generator(path, generator, metadata=None):
     """Write a biggan.biggan.Generator as safetensors, atomically.
 
