@@ -3,6 +3,7 @@
 
 import dataclasses
 import os
+import shlex
 import sys
 import tempfile
 
@@ -225,9 +226,9 @@ def film(discovery, path, reporter):
 
 
 def resume_command(chosen):
-    command = f"discover.py --experiment_name {chosen.experiment_name} --resume"
+    command = f"discover.py --experiment_name {shlex.quote(chosen.experiment_name)} --resume"
     if chosen.results_dir != DiscoverOptions.results_dir:
-        command += f" --results_dir {chosen.results_dir}"
+        command += f" --results_dir {shlex.quote(chosen.results_dir)}"
     if parallel.world_size() > 1:
         command = f"torchrun --nproc_per_node={parallel.world_size()} {command}"
     return command

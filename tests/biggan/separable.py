@@ -32,3 +32,8 @@ def start(module, ndirs=None, search="all", workers=None, **settings):
     settings = Settings(**settings)
     A = initial_A("random", ndirs or space.width, space, settings.seed)
     return Discovery(G, A, space, settings, workers)
+
+
+def of_eight_components():
+    """A factory for --G_path: separable:of_eight_components."""
+    return Separable(8, squashed=True)

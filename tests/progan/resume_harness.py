@@ -8,15 +8,15 @@ import os
 import random
 import signal
 import sys
-import threading
 import time
-import traceback
 
 from progan_helpers import load_command
 
 from experiment_utils import files
-from experiment_utils.errors import run_command
 from progan.stage import Stage
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from interruptions import at_call, process
 
 # 48 steps of 4 images, the schedule looked up at every 4th: 4 px (steps 1-4), 8 px fading in (5-20), 16 px fading in
 # (21-36), 16 px (37-48). A report and a snapshot every 8 steps.
@@ -27,42 +27,6 @@ FLAGS = (
 ).split()
 
 
-def process(arguments, patch):
-    """Run train.py in a process of its own; return its exit status, or minus the signal that ended it.
-
-    patch   called first, to arrange for the end
-    """
-    pid = os.fork()
-    if pid == 0:
-        sys.argv = ["train.py"]
-        patch()
-        try:
-            run_command(lambda: load_command("train").main(arguments))
-        except SystemExit as end:
-            os._exit(end.code)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-    _, status = os.waitpid(pid, 0)
-    return os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
-
-
-def at_call(owner, name, call, number, when=lambda *arguments: True, seconds=0):
-    """Return a patch: `seconds` after the `call`-th call of owner.name for which `when` holds, signal this process."""
-    original, left = getattr(owner, name), [call]
-
-    def patched(*arguments, **keywords):
-        if when(*arguments):
-            left[0] -= 1
-            if left[0] == 0 and seconds:
-                threading.Timer(seconds, os.kill, [os.getpid(), number]).start()
-            elif left[0] == 0:
-                os.kill(os.getpid(), number)
-        return original(*arguments, **keywords)
-
-    return lambda: setattr(owner, name, patched)
-
-
 def is_snapshot(_, path):
     return "network-snapshot" in os.path.basename(path)
 
@@ -71,7 +35,8 @@ def until_done(results_dir, data_dir, stops):
     """Start a run, and go on with it after each of the stops; return how the processes ended."""
     places, endings = ["--results_dir", results_dir, "--data_dir", data_dir], []
     for stop in [*stops, lambda: None]:
-        endings.append(process(places + (["--resume_exp", "0"] if endings else FLAGS), stop))
+        arguments = places + (["--resume_exp", "0"] if endings else FLAGS)
+        endings.append(process("train.py", lambda argv: load_command("train").main(argv), arguments, stop))
     return endings
 
 
