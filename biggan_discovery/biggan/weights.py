@@ -11,12 +11,15 @@ import contextlib
 import dataclasses
 import fcntl
 import glob
+import http.client
 import importlib
 import json
 import os
 import re
 import sys
 import tempfile
+import urllib.error
+import urllib.request
 import zipfile
 
 from experiment_utils import __version__
@@ -362,11 +365,25 @@ def download(name, cache_dir=None, url=None):
                     "" if url else "; another address: --download_url, or fetch it elsewhere and give --G_path FILE"
                 )
                 raise UserError(f"{problem}{advice}") from None
-            if _is_archive(file):
-                weights = extract_zip(file, folder, only=[_weights_entry(file)])[0]
-                os.replace(weights, os.path.join(folder, os.path.basename(weights)))
-                os.remove(file)
+            if file.endswith(".zip"):
+                _unpack(file, folder, url or address)
     return folder
+
+
+def _unpack(file, folder, address):
+    """Leave of a downloaded archive only the generator's weights in it, in `folder` itself."""
+    if not zipfile.is_zipfile(file):
+        size = os.path.getsize(file)
+        os.remove(file)
+        os.remove(f"{file}.sha256")
+        raise SnapshotError(f"{address}: what came, {size} bytes, is no zip archive; nothing was kept")
+    if not _is_archive(file):  # another address may have the weights as they are
+        os.replace(file, os.path.join(folder, "G_ema.pth"))
+        return
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        weights = extract_zip(file, scratch, only=[_weights_entry(file)])[0]
+        os.replace(weights, os.path.join(folder, os.path.basename(weights)))
+    os.remove(file)
 
 
 def _downloaded(name, cache_dir):
@@ -391,27 +408,45 @@ def _lock(path):
 
 def _load_hub(repository, device):
     """A generator in a repository of the Hugging Face hub ($HF_ENDPOINT), or in the hub's cache on this machine."""
-    online = _from_hub(repository, "config.json", online=True) is not False
+    online = _hub_answers()
+    _from_hub(repository, "config.json", online)  # it lands beside the weights
     for name in HUB_FILES:
         path = _from_hub(repository, name, online)
-        if path:
+        if path is not None:
             return _load_file(path, device, repository.replace("/", "--"))
     if online:
         raise SnapshotError(f"{repository}: a Hugging Face repository without {', '.join(HUB_FILES)}")
     raise SnapshotError(
-        f"{repository}: no such file, and the Hugging Face hub cannot be reached (nor is it in its cache)"
+        f"{repository}: no such file, nor in the cache of Hugging Face repositories; and its hub cannot be reached"
     )
 
 
+def _hub_answers():
+    """Whether the hub can be reached: asked once, as its own client tries for half a minute, and for each file."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=10).close()
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, http.client.HTTPException):
+        return False
+    return True
+
+
 def _from_hub(repository, name, online):
-    """The path of a repository's file; None: it has no such file; False: it is not here and the hub is out of reach."""
+    """The path of a repository's file; None where it has no such file, or, not online, where it is not in the cache."""
     import huggingface_hub
     from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
         return huggingface_hub.hf_hub_download(repository, name, local_files_only=not online)
     except LocalEntryNotFoundError:
-        return False
+        if not online:
+            return None
+        raise SnapshotError(f"{repository}: the connection to Hugging Face broke off; try again") from None
     except EntryNotFoundError:
         return None
     except RepositoryNotFoundError:
