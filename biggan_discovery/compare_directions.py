@@ -1,0 +1,170 @@
+#!/usr/bin/env python
+"""Score directions of the Hessian Penalty beside random ones, the axes of z, PCA (GANSpace) and SeFa, in one table.
+
+All sets have as many directions, of length 1 and orthogonal, and are measured on the same samples. Where a regressor
+that reads the data's true factors lies beside the generator, the table says how purely each direction moves one.
+"""
+
+import csv
+import dataclasses
+import os
+
+from biggan import directions, weights
+from experiment_utils import options, runs
+from experiment_utils.errors import OptionError, UserError, run_command
+from experiment_utils.files import atomic_write
+from experiment_utils.options import option, positive
+
+EXAMPLES = """
+  the bundled generator and its directions
+    compare_directions.py
+  three runs of discover.py with different seeds
+    compare_directions.py --load_A results/seed0/A_010000.pt results/seed1/A_010000.pt results/seed2/A_010000.pt
+  the first 40 directions of published weights, golden retrievers
+    compare_directions.py --download 138k --fix_class 207 --load_A goldens.pt --ndirs 40 --device cuda
+"""
+
+
+@dataclasses.dataclass
+class CompareOptions(directions.DirectionOptions, weights.GeneratorOptions):
+    """The flags of compare_directions.py."""
+
+    load_A: list = option(
+        [], "direction files of one method, its seeds (default: those beside the generator)", str, "+", metavar="A"
+    )
+    regressor: str = option(None, "reads factors off images (default: the one beside the generator)", str)
+    baseline_seeds: list = option(
+        [0, 1, 2], "of the random directions, and of PCA's samples", nargs="+", check=options.random_seed
+    )
+    seed: int = option(0, "of the samples that everything is measured on", check=options.random_seed)
+    penalty_samples: int = option(512, "to measure the penalty and the diagonal-ness on", check=options.at_least(16))
+    epsilon: float = option(0.1, "step of the finite differences", check=positive)
+    factor_samples: int = option(32, "sweeps along each direction, to read factors off", check=options.at_least(8))
+    factor_steps: int = option(9, "images in such a sweep", check=options.at_least(2))
+    extent: float = option(2.0, "such a sweep goes from minus this to this", check=positive)
+    val_minibatch_size: int = option(80, "images to generate at once", check=positive)
+    out_dir: str = option("comparisons", "where the tables and the plot go")
+
+
+def main(argv=None):
+    chosen = options.parse(CompareOptions, __doc__, EXAMPLES, argv)
+    G = weights.from_options(chosen)
+    if chosen.fix_class is not None:
+        G.check_class(chosen.fix_class, "--fix_class")
+    ours, space = load_directions(chosen, G)
+    regressor = load_regressor(chosen, G)
+
+    from biggan import comparison
+
+    ndirs = len(next(iter(ours.values())))
+    print(f"{G.name}: {ndirs} directions in {space}, {chosen.penalty_samples} samples, path_size {chosen.path_size:g}")
+    sets, left_out = comparison.baseline_sets(
+        G, ndirs, space, chosen.baseline_seeds, chosen.fix_class, chosen.val_minibatch_size
+    )
+    for reason in left_out:
+        print(f"left out: {reason}")
+    print(describe(regressor))
+    sets = dict({"Hessian Penalty": ours}, **sets)
+    total = sum(map(len, sets.values()))
+    with runs.progress(total=total, desc="measuring", unit="set", disable=None) as bar:
+        methods = comparison.measure_all(G, sets, protocol(chosen), regressor, bar.update)
+    report(G, methods, chosen)
+
+
+def load_directions(chosen, G):
+    """Return ({name: Q [ndirs, dim_z]}, SearchSpace) of all of --load_A, which must have as many directions each."""
+    paths = chosen.load_A or weights.files_beside(chosen.download or chosen.G_path)[1]
+    if not paths:
+        raise OptionError(f"--load_A: which directions? ({G.name} has none beside it; discover.py makes some)")
+    found = {}
+    for path in paths:
+        if path in ("random", "coord", "coords"):
+            raise OptionError(f"--load_A {path}: is in the table anyway; name files of discovered directions")
+        A, space = directions.from_options(dataclasses.replace(chosen, load_A=path), G.dim_z)
+        found[path] = directions.rows(A, space, not chosen.no_ortho)
+    counts = sorted({len(Q) for Q in found.values()})
+    if len(counts) > 1:
+        raise OptionError(f"--load_A: files of {counts[0]} and {counts[-1]} directions; add --ndirs {counts[0]}")
+    return found, space
+
+
+def load_regressor(chosen, G):
+    """Return the FactorRegressor of --regressor, or the one beside the generator, or None."""
+    path = chosen.regressor or weights.files_beside(chosen.download or chosen.G_path)[0]
+    if path is None:
+        return None
+    from factor_scores import FactorRegressor
+
+    try:
+        regressor = FactorRegressor.load(path)
+    except ValueError as problem:
+        raise UserError(str(problem)) from None
+    makes = (G.resolution, G.resolution, G.channels)
+    if regressor.image_shape != makes:
+        raise UserError(f"{path}: reads images of shape {regressor.image_shape}, but {G.name} makes {makes}")
+    return regressor
+
+
+def describe(regressor):
+    """One line on the regressor: how well it reads each factor off images that it was not fitted on."""
+    if regressor is None:
+        return "no regressor beside the generator (or in --regressor), so no scores of true factors"
+    words = []
+    for info, noise in zip(regressor.factor_info, regressor.noise):
+        kind = "R²" if info["kind"] == "continuous" else "accuracy"
+        words.append(f"{info['name']} {kind} {regressor.held_out[info['name']]:.3f} (noise {noise:.3f})")
+    return "factors, as read on held-out images of the data: " + ", ".join(words)
+
+
+def protocol(chosen):
+    from biggan.comparison import Protocol
+
+    return Protocol(
+        samples=chosen.penalty_samples,
+        path_size=chosen.path_size,
+        epsilon=chosen.epsilon,
+        factor_samples=chosen.factor_samples,
+        factor_steps=chosen.factor_steps,
+        extent=chosen.extent,
+        fix_class=chosen.fix_class,
+        minibatch=chosen.val_minibatch_size,
+        seed=chosen.seed,
+    )
+
+
+def report(G, methods, chosen):
+    """Print the table and the verdict; write the CSV files and the plot."""
+    from biggan import comparison
+    from biggan.comparison_plot import save_figure
+
+    print()
+    print("\n".join(comparison.table(methods)))
+    print("± standard deviation over sets of directions; [standard error of the mean, from the choice of samples]")
+    print()
+    print("Are the directions of the Hessian Penalty the best?")
+    for name, verdict in comparison.verdicts(methods[0], methods[1:]).items():
+        print(f"  {comparison.TITLES[name]:<14} {verdict}")
+    print()
+    stem = os.path.join(chosen.out_dir, G.name + ("" if chosen.fix_class is None else f"-class{chosen.fix_class}"))
+    tables = {
+        "methods": comparison.method_records(methods),
+        "sets": comparison.set_records(methods),
+        "directions": comparison.direction_records(methods),
+    }
+    for name, records in tables.items():
+        if records:
+            write_csv(f"{stem}-{name}.csv", records)
+            print(f"{stem}-{name}.csv")
+    save_figure(stem + ".png", methods, f"Directions in {G.name}")
+    print(stem + ".png")
+
+
+def write_csv(path, records):
+    with atomic_write(path, "w") as stream:
+        writer = csv.DictWriter(stream, list(records[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+
+
+if __name__ == "__main__":
+    run_command(main)

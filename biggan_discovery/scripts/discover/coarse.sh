@@ -1,0 +1,5 @@
+#!/bin/sh
+# 40 directions in the first third of z, all classes: what the coarse layers get. As published: 4 GPUs (NPROC=2 for two), the 138k weights, 50 epochs.
+tree=$(cd "$(dirname "$0")/../.." && pwd)
+exec "${PYTHON:-python}" -m torch.distributed.run --standalone --nproc_per_node="${NPROC:-4}" "$tree/discover.py" \
+    --experiment_name coarse --G_path 138k --search_space coarse --ndirs 40 --batch_size 96 --num_epochs 50 "$@"
