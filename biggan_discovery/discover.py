@@ -131,6 +131,8 @@ def main(argv=None):
         try:
             run(G, A, space, state, chosen, run_dir, workers)
         except Interrupted as stopped:
+            if not workers.is_main:
+                sys.exit(stopped.exit_status)
             how = f"go on with: {resume_command(chosen)}"
             raise Interrupted(f"{stopped}; {how}", stopped.signal_number) from None
 

@@ -2,8 +2,7 @@
 
 import torch
 
-from biggan.directions import initial as initial_A
-from biggan.directions import orthonormalise, search_space
+from biggan.directions import initial, orthonormalise, search_space
 from biggan.discovery import Discovery, Settings
 from biggan.frozen import FrozenGenerator
 
@@ -25,13 +24,12 @@ class Separable(torch.nn.Module):
         return (torch.tanh(pixels / 2) if self.squashed else pixels).reshape(-1, 1, 8, 8)
 
 
-def start(module, ndirs=None, search="all", workers=None, **settings):
+def start(module, ndirs=None, search="all", **settings):
     """Return a Discovery in the generator from random directions; batch 64 unless `settings` say otherwise."""
     G = FrozenGenerator(module, "planted")
     space = search_space(search, G.dim_z)
     settings = Settings(**settings)
-    A = initial_A("random", ndirs or space.width, space, settings.seed)
-    return Discovery(G, A, space, settings, workers)
+    return Discovery(G, initial("random", ndirs or space.width, space, settings.seed), space, settings)
 
 
 def of_eight_components():
