@@ -29,8 +29,8 @@ def coordinate(G, ndirs, space, seed=0, fix_class=None):
 def pca(G, ndirs, space, seed=0, fix_class=None, pairs=2000, minibatch=80):
     """Principal components of G's early activations, carried over to z: GANSpace (Härkönen et al. 2020, Sec. 3.2).
 
-    z is regressed on a sample's coordinates x in the components, least squares: z ≈ U x. The columns of U, restricted to
-    the search space and orthonormalised in the order of explained variance, are the directions.
+    z is regressed on a sample's coordinates x in the components, least squares: z ≈ U x. The columns of U, restricted
+    to the search space and orthonormalised in the order of explained variance, are the directions.
 
     Everything is taken from `pairs` of samples that share their class and z outside the search space, as the difference
     of the two: it has (twice) the covariances that the search space causes within a class, where plain samples would
@@ -38,7 +38,7 @@ def pca(G, ndirs, space, seed=0, fix_class=None, pairs=2000, minibatch=80):
     ndirs, random directions orthogonal to theirs complete the set.
 
     fix_class  class of all samples; None: drawn for each pair
-    minibatch  samples at a time. All activations are kept: pairs · features · 4 bytes (0.8 GB for BigGAN at 128 px).
+    minibatch  samples at a time. The differences are kept: pairs · features · 4 bytes (0.8 GB for BigGAN at 128 px).
     Raises UserError where the activations do not depend on the search space.
     """
     _check(ndirs, space)
@@ -48,17 +48,20 @@ def pca(G, ndirs, space, seed=0, fix_class=None, pairs=2000, minibatch=80):
     second[:, space.begin : space.end] = torch.randn(pairs, space.width, generator=draws)
     y = G.random_classes(pairs, draws)
     y = y if fix_class is None else torch.full_like(y, fix_class)
-    activations = _activations(G, first, y, minibatch)
-    activations -= _activations(G, second, y, minibatch)
+    activations = _differences(G, first, second, y, minibatch)
     z = (first - second)[:, space.begin : space.end].double()
 
-    # With activations = E·√λ·Vᵀ, x = E·√λ, and the columns of zᵀx(xᵀx)⁻¹ = zᵀE/√λ point where zᵀE does.
-    variances, E = torch.linalg.eigh((activations @ activations.T).double().cpu())
+    # With activations = E·√λ·Vᵀ, x = E·√λ, and the columns of zᵀx(xᵀx)⁻¹ = zᵀE/√λ point where zᵀE and zᵀ·activations·V
+    # do. Of the two Gram matrices, whose eigenvectors are E and V, the smaller one is decomposed.
+    many = activations.shape[1] > pairs
+    gram = activations @ activations.T if many else activations.T @ activations
+    variances, vectors = torch.linalg.eigh(gram.double())
     if not variances[-1] > 0:
-        raise UserError(f"{_name(G)}: its early activations do not depend on {space}, so PCA has no directions there")
-    E = E.flip(1)[:, variances.flip(0) > NEGLIGIBLE * variances[-1]]
+        raise UserError(f"{G.name}: its early activations do not depend on {space}, so PCA has no directions there")
+    vectors = vectors.flip(1)[:, variances.flip(0) > NEGLIGIBLE * variances[-1]]
+    U = vectors.T @ (z if many else activations.double().T @ z)
     extra = torch.randn(ndirs, space.width, generator=draws).double()
-    return rows(torch.cat([E.T @ z, extra])[:ndirs], space).float()
+    return rows(torch.cat([U, extra])[:ndirs], space).float()
 
 
 def sefa(G, ndirs, space, seed=0, fix_class=None):
@@ -71,9 +74,7 @@ def sefa(G, ndirs, space, seed=0, fix_class=None):
     W = G.latent_weights()[:, space.begin : space.end].double().cpu()
     values, vectors = torch.linalg.eigh(W.T @ W)
     if not values[-1] > 0:
-        raise UserError(
-            f"{_name(G)}: no weight of its first layers applies to {space}, so SeFa has no directions there"
-        )
+        raise UserError(f"{G.name}: no weight of its first layers applies to {space}, so SeFa has no directions there")
     vectors = vectors.T.flip(0)[:ndirs]
     largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
     return rows(vectors * largest.sign(), space).float()  # eigenvectors have no sign: one that machines agree on
@@ -84,17 +85,13 @@ def _check(ndirs, space):
         raise OptionError(f"--ndirs {ndirs}: the search space {space} has {space.width} dimensions, so at most as many")
 
 
-def _name(G):
-    return getattr(G, "name", type(G).__name__)
-
-
 @torch.no_grad()
-def _activations(G, z, y, minibatch):
-    """float32 [N, features] of all samples, on the CPU, never more than `minibatch` at a time in G."""
-    device = getattr(G, "device", "cpu")
+def _differences(G, first, second, y, minibatch):
+    """float32 [N, features] on the CPU: the early activations of `first` less those of `second`, both [N, dim_z]."""
     parts = []
-    for begin in range(0, len(z), minibatch):
+    for begin in range(0, len(first), minibatch):
         some = slice(begin, begin + minibatch)
-        classes = None if y is None else y[some].to(device)
-        parts.append(G.early_activations(z[some].to(device), classes).flatten(1).float().cpu())
+        classes = None if y is None else y[some].to(G.device)
+        one, other = (G.early_activations(z[some].to(G.device), classes) for z in (first, second))
+        parts.append((one - other).flatten(1).float().cpu())
     return torch.cat(parts)

@@ -95,14 +95,15 @@ def test_pca_finds_the_components_of_a_linear_generator():
     assert cosines(within[:, 3:8], np.linalg.svd(W[:, 3:8])[2][:3]).min() > 0.96
 
 
-def test_pca_is_ganspace_by_its_definition():
+@pytest.mark.parametrize("outputs", [30, 500])  # fewer than pairs of samples, and more
+def test_pca_is_ganspace_by_its_definition(outputs):
     """Against a singular value decomposition and a least-squares regression of the very samples, in float64."""
-    G = Planted(planted(SINGULAR_VALUES)[0], f=lambda a: torch.tanh(a) + 0.3 * torch.relu(a[:, :1]) * a)
+    G = Planted(planted(SINGULAR_VALUES, outputs)[0], f=lambda a: torch.tanh(a) + 0.3 * torch.relu(a[:, :1]) * a)
     Q = baselines.pca(G, 5, search_space("all", DIM_Z), pairs=300, minibatch=70)
     assert max(len(z) for z, _ in G.seen) == 70
-    z = torch.cat([z for z, _ in G.seen]).double()
-    activations = G.f(z @ G.W.T.double()).numpy()
-    z, x = (a[:300] - a[300:] for a in (z.numpy(), activations))
+    z = [torch.cat([z for z, _ in G.seen[member::2]]).double() for member in (0, 1)]  # of each pair
+    x = (G.f(z[0] @ G.W.T.double()) - G.f(z[1] @ G.W.T.double())).numpy()
+    z = (z[0] - z[1]).numpy()
     scores = x @ np.linalg.svd(x, full_matrices=False)[2].T
     U = np.linalg.lstsq(scores[:, :20], z, rcond=None)[0]  # [components, dim_z]
     expected = np.linalg.qr(U[:5].T)[0].T

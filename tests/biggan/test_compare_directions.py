@@ -126,14 +126,14 @@ def test_what_lies_beside_a_generator_is_found(command, regressor, tmp_path, cap
     assert "purity" in rows[0]
 
 
-@pytest.fixture
-def bad_files(tmp_path, regressor):
-    directions.save(str(tmp_path / "narrow.pt"), torch.eye(2, 4))
-    directions.save(str(tmp_path / "two.pt"), torch.eye(2, 6))
-    directions.save(str(tmp_path / "three.pt"), torch.eye(3, 6))
+@pytest.fixture(scope="module")
+def bad_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bad")
+    for name, A in (("narrow", torch.eye(2, 4)), ("two", torch.eye(2, 6)), ("three", torch.eye(3, 6))):
+        directions.save(str(folder / f"{name}.pt"), A)
     images, factors = planted.data(60, seed=0)
-    FactorRegressor.fit(images[:, ::2, ::2], factors, planted.INFO).save(str(tmp_path / "small.safetensors"))
-    return tmp_path
+    FactorRegressor.fit(images[:, ::2, ::2], factors, planted.INFO).save(str(folder / "small.safetensors"))
+    return folder
 
 
 @pytest.mark.parametrize(
