@@ -214,7 +214,7 @@ def extract_zip(path, directory, only=None):
 def _safe_target(path, entry, directory):
     name = entry.filename.replace("\\", "/")
     parts = name.split("/")
-    if name.startswith("/") or ":" in parts[0] or ".." in parts:
+    if name.startswith("/") or ":" in parts[0]:
         raise DownloadError(f"{path}: its entry {entry.filename!r} leaves the folder; nothing was extracted")
     if stat.S_ISLNK(entry.external_attr >> 16):
         raise DownloadError(f"{path}: its entry {entry.filename!r} is a link; nothing was extracted")

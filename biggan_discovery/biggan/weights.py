@@ -274,7 +274,7 @@ def _fill(module, state, where):
     strays = [name for name in state if name not in expected]
     if strays:
         raise SnapshotError(f"{where}: looks like {kind}, but has a tensor {strays[0]} that such a network has not")
-    module.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True)
+    module.load_state_dict(state, strict=True)
     return module
 
 
@@ -322,7 +322,9 @@ def _load_factory(path, device):
     except (Exception, SystemExit) as problem:  # it is the user's code, and may raise anything
         raise SnapshotError(f"--G_path {path}: cannot import it ({_describe(problem)})") from problem
     if not callable(factory):
-        raise SnapshotError(f"--G_path {path}: is a {type(factory).__name__}, not a function that makes a generator")
+        raise SnapshotError(
+            f"--G_path {path}: is of type {type(factory).__name__}, not a function that makes a generator"
+        )
     try:
         made = factory()
     except UserError:
@@ -330,7 +332,10 @@ def _load_factory(path, device):
     except (Exception, SystemExit) as problem:
         raise SnapshotError(f"--G_path {path}: calling it failed ({_describe(problem)})") from problem
     name = re.sub(r"\W+", "_", path.replace(":factory", ""))
-    return _freeze(made, name, device, getattr(made, "class_names", None))
+    try:
+        return _freeze(made, name, device, getattr(made, "class_names", None))
+    except SnapshotError as problem:
+        raise SnapshotError(str(problem).replace(name, f"--G_path {path}", 1)) from problem.__cause__
 
 
 def _describe(problem):

@@ -299,14 +299,14 @@ def test_a_factory_in_the_working_directory(factories):
         ("not_there:factory", r"cannot import it \(ModuleNotFoundError: No module named 'not_there'\)"),
         ("own_package.broken:factory", "cannot import it .*not_installed_anywhere"),
         ("own_package.models:missing", "cannot import it .*missing"),
-        ("own_package.models:number", "is a int, not a function"),
+        ("own_package.models:number", "is of type int, not a function"),
         ("own_package.models:fails", r"calling it failed \(KeyError: 'weights'\)"),
         ("own_package.models:leaves", r"calling it failed \(SystemExit: 1\)"),
         ("own_package.models:nothing", "a NoneType, which has no forward"),
     ],
 )
 def test_factories_that_do_not_work(factories, path, message):
-    with pytest.raises(SnapshotError, match=message) as error:
+    with pytest.raises(SnapshotError, match=f"--G_path {path}: .*{message}") as error:
         load_generator(path)
     assert "\n" not in str(error.value)
 

@@ -64,6 +64,8 @@ def test_views_strides_offsets_and_shared_storages(tmp_path, zipped):
     for name, tensor in value.items():
         assert torch.equal(loaded[name], tensor), name
         assert loaded[name].stride() == tensor.stride() and loaded[name].storage_offset() == tensor.storage_offset()
+    again = save(tmp_path / "b.pth", loaded, zipped)
+    assert abs(os.path.getsize(again) - os.path.getsize(str(tmp_path / "a.pth"))) < 64  # every storage once
     loaded["base"][1, 0] = -1.0
     assert loaded["transposed"][0, 1] == -1.0 and loaded["slice"][0, 0] == -1.0 and loaded["double"][1, 0] == 6.0
 
