@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """Score directions of the Hessian Penalty beside random ones, the axes of z, PCA (GANSpace) and SeFa, in one table.
 
-All sets have as many directions, of length 1 and orthogonal, and are measured on the same samples. Where a regressor
-that reads the data's true factors lies beside the generator, the table says how purely each direction moves one.
+All sets have as many directions, of length 1 and (but for --no_ortho) orthogonal, and are measured on the same samples.
+Where a regressor that reads the data's true factors lies beside the generator, the table says how purely each direction
+moves one.
 """
 
 import csv
@@ -81,7 +82,8 @@ def load_directions(chosen, G):
         if path in ("random", "coord", "coords"):
             raise OptionError(f"--load_A {path}: is in the table anyway; name files of discovered directions")
         A, space = directions.from_options(dataclasses.replace(chosen, load_A=path), G.dim_z)
-        found[path] = directions.rows(A, space, not chosen.no_ortho)
+        Q = directions.rows(A, space, not chosen.no_ortho)
+        found[path] = Q / Q.norm(dim=1, keepdim=True)  # also without orthonormalisation: steps as long as the others'
     counts = sorted({len(Q) for Q in found.values()})
     if len(counts) > 1:
         raise OptionError(f"--load_A: files of {counts[0]} and {counts[-1]} directions; add --ndirs {counts[0]}")

@@ -8,9 +8,9 @@
     coverage       how many factors have a direction of their own, higher is better
 
 Standard errors, of a number and of its difference between two methods, come from the jackknife: the samples are in
-GROUPS groups, and the number is taken again without each (Efron & Tibshirani 1993, ch. 11). So one rule serves a mean, a
-ratio and a purity, and the pairing of samples carries over to differences. Counts (moving, coverage) jump, which the
-jackknife cannot tell an error of: they have none.
+GROUPS groups, and the number is taken again without each (Efron & Tibshirani 1993, ch. 11). So one rule serves a mean,
+a ratio and a purity, and the pairing of samples carries over to differences. Counts (moving, coverage) jump, so that
+the jackknife cannot tell their error: they have none.
 """
 
 import dataclasses
@@ -122,9 +122,16 @@ def read_sweeps(G, Q, protocol, regressor):
     """Return the factors along sweeps of every direction, [ndirs, factor_samples, factor_steps, F]."""
     settings = discovery.Settings(batch_size=protocol.factor_samples, fix_class=protocol.fix_class, seed=protocol.seed)
     z, _, y, _ = discovery.draw(G, len(Q), settings, 0, SWEEP)
-    strips = direction_strips(G, Q, z, y, protocol.extent, protocol.factor_steps, protocol.minibatch, eased=False)
-    images = strips.reshape(-1, *strips.shape[3:])
-    return regressor.predict(images).reshape(*strips.shape[:3], -1)
+    readings = []
+    for number in range(len(z)):  # one by one, so that the images of one sample's sweeps are all there is in memory
+        one = slice(number, number + 1)
+        label = None if y is None else y[one]
+        strips = direction_strips(
+            G, Q, z[one], label, protocol.extent, protocol.factor_steps, protocol.minibatch, eased=False
+        )
+        images = strips.reshape(-1, *strips.shape[3:])
+        readings.append(regressor.predict(images).reshape(*strips.shape[:3], -1))
+    return np.concatenate(readings, axis=1)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -126,6 +126,17 @@ def test_what_lies_beside_a_generator_is_found(command, regressor, tmp_path, cap
     assert "purity" in rows[0]
 
 
+def test_directions_that_are_not_orthonormalised_get_length_1(command, tmp_path):
+    A = planted.rotation()[:2] + 0.3 * planted.rotation()[2]  # neither orthogonal nor of length 1
+    penalties = []
+    for scale in (1, 3):
+        directions.save(str(tmp_path / "A.pt"), scale * A)
+        arguments = ["--load_A", str(tmp_path / "A.pt"), "--no_ortho", "--out_dir", str(tmp_path / "out")]
+        command.main([*GAUGES, *QUICK, *arguments])
+        penalties.append(float(read_csv(tmp_path / "out" / "planted_Gauges-sets.csv")[0]["penalty"]))
+    assert penalties[0] == pytest.approx(penalties[1], rel=1e-3) and penalties[0] > 1e-3
+
+
 @pytest.fixture(scope="module")
 def bad_files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bad")
