@@ -241,11 +241,9 @@ def build(state, where, config=None):
     state    {name: tensor}, or whatever else a file held      config   the weights' config.json, if they have one
     where    the file, for messages
     """
-    import torch
-
     from biggan import biggan, biggan_deep
 
-    if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()) or not state:
+    if not _is_state_dict(state):
         raise SnapshotError(f"{where}: not the weights of a generator; it looks like {looks_like(state)}")
     state = {re.sub(r"^module\.", "", name): tensor for name, tensor in state.items()}  # of nn.DataParallel
     if "generator.gen_z.weight_orig" in state:
@@ -259,6 +257,16 @@ def build(state, where, config=None):
     except (ValueError, IndexError, TypeError, AttributeError) as problem:
         raise SnapshotError(f"{where}: not a generator that is known here ({problem})") from None
     return _fill(network(spec), state, where)
+
+
+def _is_state_dict(content):
+    import torch
+
+    return (
+        isinstance(content, dict)
+        and len(content) > 0
+        and all(isinstance(name, str) and torch.is_tensor(tensor) for name, tensor in content.items())
+    )
 
 
 def _fill(module, state, where):
@@ -284,7 +292,7 @@ def looks_like(content):
 
     if torch.is_tensor(content):
         return f"directions, a tensor {list(content.shape)} (give it to --load_A)"
-    if not isinstance(content, dict) or not content:
+    if not isinstance(content, dict) or not any(isinstance(name, str) for name in content):
         return f"a {type(content).__name__}"
     names = [name for name in content if isinstance(name, str)]
     if {"state", "param_groups"} <= set(names):
@@ -300,7 +308,7 @@ def looks_like(content):
     nested = [name for name in names if isinstance(content[name], dict)]
     if nested:
         return f"a checkpoint of several things ({', '.join(nested[:4])}); save the generator's state_dict() alone"
-    if not all(torch.is_tensor(value) for value in content.values()):
+    if not _is_state_dict(content):
         return f"a training record ({', '.join(names[:4])})"
     return f"another network, whose first tensor is {names[0]} {list(content[names[0]].shape)}"
 

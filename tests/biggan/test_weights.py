@@ -182,9 +182,10 @@ def contents(generator):
     yield {"factor0.weight": torch.zeros(1)}, "a factor regressor"
     yield [1, 2], "a list"
     yield {}, "a dict"
+    yield {0: torch.zeros(1)}, "a dict"
 
 
-@pytest.mark.parametrize("number", range(11))
+@pytest.mark.parametrize("number", range(12))
 def test_other_files_are_named_for_what_they_are(tmp_path, generator, number):
     content, message = list(contents(generator))[number]
     with pytest.raises(SnapshotError, match=r"x\.pth: not the weights of a generator; it looks like " + message):

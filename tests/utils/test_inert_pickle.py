@@ -483,6 +483,25 @@ def test_pickles_follow_each_other_in_a_stream():
     assert stream.read() == b"rest"
 
 
+class Point:
+    """Our stand-in for a class that a pickle names."""
+
+    def __init__(self, *arguments):
+        self.arguments, self.state = arguments, None
+
+    def inert_setstate(self, state):
+        self.state = state
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_constructors_of_the_caller(protocol):
+    content = pickle.dumps([Network(), collections.OrderedDict(a=1)], protocol)
+    allowed = {(__name__, "Network"): Point, ("collections", "OrderedDict"): dict}
+    point, mapping = inert_load(io.BytesIO(content), allowed, strict=False)
+    assert type(point) is Point and point.arguments == () and point.state["name"] == "G"
+    assert type(mapping) is dict and mapping == {"a": 1}
+
+
 def test_numpy_arrays_are_read_without_pytorch():
     code = (
         "import io, pickle, sys, numpy as np; from experiment_utils.inert_pickle import NUMPY, inert_load;"
