@@ -23,8 +23,6 @@ EXAMPLES = """
 """
 
 STEPS_PER_EPOCH = 1000
-FILMED_DIRECTIONS, FILMED_SAMPLES, FILM_STEPS, FILM_FPS = 8, 4, 31, 30
-FILM = 5  # what a draw is for: the last part of its seed
 
 PLACES = ("results_dir", "experiment_name", "resume")  # not kept with a run: it may move
 MAY_CHANGE = (*PLACES, "num_epochs", "steps", "save_every", "vis_during_training", "wandb_entity", "microbatch")
@@ -65,7 +63,9 @@ class DiscoverOptions(directions.DirectionOptions, weights.GeneratorOptions):
     num_rademacher_samples: int = option(2, "k: directions that the penalty samples for each point", check=at_least(2))
 
     save_every: int = option(2000, "steps between two saves", check=positive)
-    vis_during_training: bool = option(False, "at each save, write a video of the first directions too")
+    vis_during_training: bool = option(
+        False, "at each save, write a video of the directions that change the images most, too"
+    )
     wandb_entity: str = option(None, "Weights & Biases account to report to, beside TensorBoard", str)
 
 
@@ -152,7 +152,7 @@ def load_generator(chosen):
 def run(G, A, space, state, chosen, run_dir, workers):
     """Make the run's folder, and discover."""
     from biggan.discovery import Discovery, Settings, discover, remove_leftovers
-    from biggan.reporting import Reporter
+    from biggan.reporting import Reporter, film
 
     settings = Settings(
         lr=chosen.A_lr,
@@ -186,7 +186,9 @@ def run(G, A, space, state, chosen, run_dir, workers):
     if chosen.vis_during_training:
 
         def on_save(steps):
-            film(discovery, os.path.join(run_dir, f"directions_{steps:06d}.mp4"), reporter)
+            path = os.path.join(run_dir, f"directions_{steps:06d}.mp4")
+            film(discovery, path)
+            reporter.video("directions", path, steps)
 
     path = discover(discovery, run_dir, log, reporter, steps, chosen.save_every, on_save)
     reporter.close()
@@ -206,25 +208,6 @@ def make_run_dir(run_dir, chosen):
         os.mkdir(new)
         write_json(os.path.join(new, "options.json"), record)
         os.rename(new, run_dir)
-
-
-def film(discovery, path, reporter):
-    """Write a video of the first directions, for samples that are the same whenever it is called."""
-    import torch
-
-    from biggan.traversal import direction_frames, direction_strips, round_trip
-    from latent_traversal import save_mp4
-
-    G, settings = discovery.G, discovery.settings
-    draws = directions.generator(settings.seed, FILM)
-    z = torch.randn(FILMED_SAMPLES, G.dim_z, generator=draws)
-    y = G.random_classes(FILMED_SAMPLES, draws)
-    if settings.fix_class is not None:
-        y = torch.full_like(y, settings.fix_class)
-    Q = discovery.Q()[:FILMED_DIRECTIONS]
-    strips = direction_strips(G, Q, z, y, settings.path_size, FILM_STEPS)
-    save_mp4(path, round_trip(direction_frames(strips, range(len(Q)))), fps=FILM_FPS, loop=False)
-    reporter.video("directions", path, discovery.steps)
 
 
 def resume_command(chosen):

@@ -1,12 +1,19 @@
-"""What a run tells while it runs: TensorBoard scalars in its folder, and Weights & Biases where that is asked for."""
+"""What a run tells while it runs: TensorBoard scalars in its folder, Weights & Biases if it is asked for, videos."""
 
 import os
 
+import numpy as np
+import torch
 from tensorboardX import SummaryWriter
 
+from biggan import directions
+from biggan.traversal import direction_frames, direction_strips, round_trip
 from experiment_utils.errors import OptionError
+from latent_traversal import save_mp4
 
 PROJECT = "hessian-penalty"
+FILMED_DIRECTIONS, FILMED_SAMPLES, FILM_STEPS, FILM_FPS = 8, 4, 31, 30
+FILM = 5  # what a draw is for: the last part of its seed
 
 
 def require_wandb(entity):
@@ -56,3 +63,22 @@ class Reporter:
         self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+
+def film(discovery, path):
+    """Write a video of the directions that change the images most, for samples that are the same at every call.
+
+    The numbers beside the rows are the directions'; the change is the mean difference of the images at the two ends.
+    """
+    G, settings = discovery.G, discovery.settings
+    draws = directions.generator(settings.seed, FILM)
+    z = torch.randn(FILMED_SAMPLES, G.dim_z, generator=draws)
+    y = G.random_classes(FILMED_SAMPLES, draws)
+    if settings.fix_class is not None:
+        y = torch.full_like(y, settings.fix_class)
+    Q = discovery.Q()
+    ends = direction_strips(G, Q, z, y, settings.path_size, steps=2)
+    change = np.abs(ends[:, :, 1].astype(int) - ends[:, :, 0]).reshape(len(Q), -1).mean(1)
+    numbers = np.argsort(-change, kind="stable")[:FILMED_DIRECTIONS].tolist()
+    strips = direction_strips(G, Q[numbers], z, y, settings.path_size, FILM_STEPS)
+    save_mp4(path, round_trip(direction_frames(strips, numbers)), fps=FILM_FPS, loop=False)
