@@ -26,7 +26,7 @@ lint: setup
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 
-BENCHMARKS := benchmarks/render_speed.py
+BENCHMARKS := benchmarks/render_speed.py benchmarks/discovery_step.py
 
 bench: setup
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(RUN) $$script; done
