@@ -19,7 +19,7 @@ EXAMPLES = """
   go on with it after an interruption, or for longer
     discover.py --experiment_name first --resume --num_epochs 4
   40 directions of golden retrievers in the middle third of a BigGAN's latent space, on four GPUs
-    torchrun --nproc_per_node=4 discover.py --G_path 138k --search_space mid --fix_class 207 --batch_size 96
+    torchrun --nproc_per_node=4 discover.py --download 138k --search_space mid --fix_class 207 --batch_size 96
 """
 
 STEPS_PER_EPOCH = 1000
