@@ -3,14 +3,11 @@
 
 import dataclasses
 import os
-import shlex
 import sys
-import tempfile
 
-from biggan import directions, parallel, weights
-from experiment_utils import __version__, options, runs
-from experiment_utils.errors import Interrupted, OptionError, SnapshotError, UserError, run_command
-from experiment_utils.files import read_json, write_json
+from biggan import directions, experiments, parallel, weights
+from experiment_utils import options, runs
+from experiment_utils.errors import Interrupted, OptionError, UserError, run_command
 from experiment_utils.options import at_least, option, positive, random_seed
 
 EXAMPLES = """
@@ -24,8 +21,7 @@ EXAMPLES = """
 
 STEPS_PER_EPOCH = 1000
 
-PLACES = ("results_dir", "experiment_name", "resume")  # not kept with a run: it may move
-MAY_CHANGE = (*PLACES, "num_epochs", "steps", "save_every", "vis_during_training", "wandb_entity", "microbatch")
+MAY_CHANGE = ("num_epochs", "steps", "save_every", "vis_during_training", "wandb_entity", "microbatch")
 MAY_CHANGE += ("device", "download", "download_url", "cache_dir")
 
 
@@ -33,18 +29,11 @@ MAY_CHANGE += ("device", "download", "download_url", "cache_dir")
 # Options
 
 
-def plain_name(name):
-    if name in ("", ".", "..") or os.path.basename(name) != name:
-        raise ValueError("must be the name of one folder, which goes into --results_dir")
-
-
 @dataclasses.dataclass
-class DiscoverOptions(directions.DirectionOptions, weights.GeneratorOptions):
+class DiscoverOptions(directions.DirectionOptions, weights.GeneratorOptions, experiments.ExperimentOptions):
     """The flags of discover.py."""
 
-    experiment_name: str = option("discovery", "folder in --results_dir for all that the run makes", check=plain_name)
-    results_dir: str = option("results", "where experiments are kept")
-    resume: bool = option(False, "go on with the experiment of this name; its flags are the defaults then")
+    experiment_name: str = experiments.name_option("discovery")
     seed: int = option(0, "of every random draw", check=random_seed)
 
     A_lr: float = option(0.01, "learning rate of Adam on A", check=positive)
@@ -69,24 +58,7 @@ class DiscoverOptions(directions.DirectionOptions, weights.GeneratorOptions):
     wandb_entity: str = option(None, "Weights & Biases account to report to, beside TensorBoard", str)
 
 
-def with_stored_flags(chosen, argv, run_dir):
-    """Return the options of a resumed run: its own, but for those that may change and are given anew."""
-    if not os.path.isdir(run_dir):
-        raise OptionError(f"--resume: no experiment {run_dir} (see --experiment_name and --results_dir)")
-    path = os.path.join(run_dir, "options.json")
-    stored = read_json(path, SnapshotError).get("flags", {})
-    given = options.given_flags(DiscoverOptions, argv)
-    changed = [n for n in sorted(given - set(MAY_CHANGE)) if n in stored and getattr(chosen, n) != stored[n]]
-    if changed:
-        were = ", ".join(f"--{name} (was {stored[name]})" for name in changed)
-        raise OptionError(f"--resume: {run_dir} cannot go on with other flags: {were}; start a new experiment for that")
-    current = {name: getattr(chosen, name) for name in given | set(PLACES)}
-    if "num_epochs" in given and "steps" not in given:
-        current["steps"] = None
-    return options.validate(options.from_json(DiscoverOptions, {**stored, **current}, path))
-
-
-def check_combination(chosen, run_dir):
+def check_combination(chosen):
     """Raise OptionError for what cannot work, as far as it can be told without the generator."""
     from biggan.discovery import OBJECTIVES
 
@@ -97,8 +69,6 @@ def check_combination(chosen, run_dir):
         from biggan.reporting import require_wandb
 
         require_wandb(chosen.wandb_entity)
-    if not chosen.resume and parallel.rank() == 0 and os.path.exists(run_dir):
-        raise OptionError(f"{run_dir} exists: go on with it (--resume), or choose another --experiment_name")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -109,11 +79,12 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     if "--parallel" in argv:
         raise OptionError("--parallel: start one process a GPU instead: torchrun --nproc_per_node=GPUS discover.py ...")
-    chosen = options.parse(DiscoverOptions, __doc__, EXAMPLES, argv)
-    run_dir = os.path.join(chosen.results_dir, chosen.experiment_name)
-    if chosen.resume:
-        chosen = with_stored_flags(chosen, argv, run_dir)
-    check_combination(chosen, run_dir)
+    chosen = experiments.settled(options.parse(DiscoverOptions, __doc__, EXAMPLES, argv), argv, MAY_CHANGE)
+    given = options.given_flags(DiscoverOptions, argv)
+    if "num_epochs" in given and "steps" not in given:
+        chosen.steps = None  # of the run that is resumed
+    check_combination(chosen)
+    run_dir = chosen.run_dir
 
     from biggan.discovery import saved_state
 
@@ -133,7 +104,7 @@ def main(argv=None):
         except Interrupted as stopped:
             if not workers.is_main:
                 sys.exit(stopped.exit_status)
-            how = f"go on with: {resume_command(chosen)}"
+            how = "go on with: " + experiments.resume_command(chosen, "discover.py")
             raise Interrupted(f"{stopped}; {how}", stopped.signal_number) from None
 
 
@@ -151,7 +122,7 @@ def load_generator(chosen):
 
 def run(G, A, space, state, chosen, run_dir, workers):
     """Make the run's folder, and discover."""
-    from biggan.discovery import Discovery, Settings, discover, remove_leftovers
+    from biggan.discovery import Discovery, Settings, discover
     from biggan.reporting import Reporter, film
 
     settings = Settings(
@@ -174,8 +145,7 @@ def run(G, A, space, state, chosen, run_dir, workers):
     if not workers.is_main:
         discover(discovery, run_dir, log=lambda line: None, steps=steps, save_every=chosen.save_every)
         return
-    make_run_dir(run_dir, chosen)
-    remove_leftovers(run_dir)
+    experiments.open_folder(chosen)
     log = runs.Log(os.path.join(run_dir, "log.txt"))
     reporter = Reporter(run_dir, discovery.steps, chosen.wandb_entity, options.to_json(chosen))
     log(f"run directory {run_dir}")
@@ -193,30 +163,6 @@ def run(G, A, space, state, chosen, run_dir, workers):
     path = discover(discovery, run_dir, log, reporter, steps, chosen.save_every, on_save)
     reporter.close()
     log(f"done: {path}")
-
-
-def make_run_dir(run_dir, chosen):
-    """Make the folder with options.json in it: both at once, so that a killed process leaves both or nothing."""
-    flags = {name: value for name, value in options.to_json(chosen).items() if name not in PLACES}
-    record = {"flags": flags, "package_version": __version__}
-    if chosen.resume:
-        write_json(os.path.join(run_dir, "options.json"), record)
-        return
-    os.makedirs(chosen.results_dir, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=chosen.results_dir) as scratch:
-        new = os.path.join(scratch, chosen.experiment_name)
-        os.mkdir(new)
-        write_json(os.path.join(new, "options.json"), record)
-        os.rename(new, run_dir)
-
-
-def resume_command(chosen):
-    command = f"discover.py --experiment_name {shlex.quote(chosen.experiment_name)} --resume"
-    if chosen.results_dir != DiscoverOptions.results_dir:
-        command += f" --results_dir {shlex.quote(chosen.results_dir)}"
-    if parallel.world_size() > 1:
-        command = f"torchrun --nproc_per_node={parallel.world_size()} {command}"
-    return command
 
 
 if __name__ == "__main__":

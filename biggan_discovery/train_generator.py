@@ -6,10 +6,12 @@ With several GPUs, or processes: torchrun --nproc_per_node N train_generator.py 
 
 import dataclasses
 import os
+import sys
 
-from experiment_utils import __version__, options, runs
+from biggan import experiments, parallel
+from experiment_utils import options, runs
 from experiment_utils.errors import Interrupted, OptionError, run_command
-from experiment_utils.files import read_json, write_json
+from experiment_utils.files import write_json
 from experiment_utils.options import at_least, not_negative, option, positive, power_of_two, random_seed
 
 EXAMPLES = """
@@ -18,28 +20,20 @@ EXAMPLES = """
     train_generator.py --dataset clevr_simple --class_factor shape
   your own pictures, one folder a class
     train_generator.py --dataset path/to/folders --resolution 64
-  on, after an interruption
-    train_generator.py --dataset clevr_simple --class_factor shape --experiment_name NAME --resume
+  go on after an interruption
+    train_generator.py --experiment_name generator --resume
 """
 
 MEASURED_IMAGES = 1000  # generated, to compare with the data
 
-# What makes no difference to the images that a run would end in, and may change when it is resumed.
-FREE_ON_RESUME = (
-    "device",
-    "num_threads",
-    "save_kimg",
-    "resume",
-    "data_dir",
-    "results_dir",
-    "experiment_name",
-    "dataset",
-)
+MAY_CHANGE = ("data_dir", "save_kimg", "device", "num_threads")
 
 
 @dataclasses.dataclass
-class TrainGeneratorOptions:
+class TrainGeneratorOptions(experiments.ExperimentOptions):
     """The flags of train_generator.py."""
+
+    experiment_name: str = experiments.name_option("generator")
 
     dataset: str = option(
         None, "a dataset directory, a name in --data_dir, or a folder of images or of folders, one a class", str
@@ -69,66 +63,70 @@ class TrainGeneratorOptions:
     ema_kimg: float = option(10.0, "half-life of the average of G, in thousands of images", check=positive)
     seed: int = option(0, "of every random draw", check=random_seed)
 
-    results_dir: str = option("results", "where the run's folder goes")
-    experiment_name: str = option(None, "name of that folder (default: NNNNN-DATASET-biggan)", str)
-    resume: bool = option(False, "go on with --experiment_name where it was saved last")
     save_kimg: float = option(20.0, "thousands of images between two saves", check=positive)
     device: str = option(None, "cpu, cuda or cuda:N (default: a GPU if there is one)", str)
     num_threads: int = option(0, "CPU threads (0: as PyTorch likes)", check=not_negative)
 
 
 def main(argv=None):
-    chosen = options.parse(TrainGeneratorOptions, __doc__, EXAMPLES, argv)
+    argv = sys.argv[1:] if argv is None else argv
+    chosen = experiments.settled(options.parse(TrainGeneratorOptions, __doc__, EXAMPLES, argv), argv, MAY_CHANGE)
     if chosen.dataset is None:
         raise OptionError("--dataset: which one? (a directory, or a name in --data_dir)")
     if not 0 <= chosen.cooldown <= 1:
         raise OptionError(f"--cooldown {chosen.cooldown}: must be between 0 and 1")
-    if chosen.resume and chosen.experiment_name is None:
-        raise OptionError("--resume: needs --experiment_name")
 
     import torch
 
-    from biggan import parallel, training
+    from biggan import training
     from biggan.frozen import pick_device
     from biggan.images import open_images
-    from biggan.reporting import Reporter
 
-    data = open_images(chosen.dataset, chosen.data_dir, chosen.resolution, chosen.class_factor)
     device = pick_device(chosen.device)
     if chosen.num_threads:
         torch.set_num_threads(chosen.num_threads)
+    data = open_images(chosen.dataset, chosen.data_dir, chosen.resolution, chosen.class_factor)
     settle(chosen, data, device)
-    parallel.check_batch_size(chosen.batch_size)
     classes = len(data.class_names)
     specs = training.network_specs(
         data.resolution, chosen.ch, chosen.dim_z, classes, chosen.shared_dim, chosen.attention, data.channels
     )
     names = [field.name for field in dataclasses.fields(training.Settings)]
     settings = training.Settings(**{name: getattr(chosen, name) for name in names})
-    record = {"flags": {name: value for name, value in options.to_json(chosen).items() if name not in FREE_ON_RESUME}}
-    record.update(data=data.name, images=len(data), package_version=__version__)
-
     with parallel.join(device) as workers:
-        run_dir = prepare_run_dir(chosen, data, record) if workers.is_main else None
-        run = training.Training(*specs, data, settings, device, workers)
-        if chosen.resume:
-            training.resume(os.path.join(chosen.results_dir, chosen.experiment_name), run)
-        if not workers.is_main:
-            training.train(run, None, record, log=None, save_kimg=chosen.save_kimg)
-            return
-        log = runs.Log(os.path.join(run_dir, "log.txt"))
-        log(f"run directory {run_dir}")
-        log(describe(data, run, device))
         try:
-            path = training.train(
-                run, run_dir, record, log, Reporter(run_dir, run.images_shown), save_kimg=chosen.save_kimg
-            )
+            run(training.Training(*specs, data, settings, device, workers), chosen)
         except Interrupted as stopped:
-            again = f"the same command with --experiment_name {os.path.basename(run_dir)} --resume"
-            raise Interrupted(f"{stopped}; go on with {again}", stopped.signal_number) from None
-        log(f"done: {path}")
-        if data.factors is not None:
-            measure(run, run_dir, log)
+            if not workers.is_main:
+                sys.exit(stopped.exit_status)
+            how = "go on with: " + experiments.resume_command(chosen, "train_generator.py")
+            raise Interrupted(f"{stopped}; {how}", stopped.signal_number) from None
+
+
+def run(job, chosen):
+    """Make the run's folder, train, and measure."""
+    from biggan.reporting import Reporter
+    from biggan.training import resume, train
+
+    run_dir, data = chosen.run_dir, job.data
+    if chosen.resume:
+        resume(run_dir, job)
+    record = dict(experiments.record(chosen), data=data.name, images=len(data))
+    if not job.workers.is_main:
+        train(job, run_dir, record, log=None, save_kimg=chosen.save_kimg)
+        return
+    experiments.open_folder(chosen)
+    log = runs.Log(os.path.join(run_dir, "log.txt"))
+    log(f"run directory {run_dir}")
+    log(describe(job))
+    if chosen.resume:
+        log(f"resumed after {job.images_shown / 1000:g} kimg")
+    reporter = Reporter(run_dir, job.images_shown)
+    path = train(job, run_dir, record, log, reporter, save_kimg=chosen.save_kimg)
+    reporter.close()
+    log(f"done: {path}")
+    if data.factors is not None:
+        measure(job, run_dir, log)
 
 
 def settle(chosen, data, device):
@@ -145,6 +143,7 @@ def settle(chosen, data, device):
         )
     if data.resolution < 8:
         raise OptionError(f"--resolution {data.resolution}: at least 8 is needed")
+    parallel.check_batch_size(chosen.batch_size)
     if len(data) < chosen.batch_size:
         raise OptionError(f"--batch_size {chosen.batch_size}: {data.name} has {len(data)} images")
     for resolution in chosen.attention:
@@ -152,45 +151,26 @@ def settle(chosen, data, device):
             raise OptionError(f"--attention {resolution}: there are blocks from 8 to {data.resolution} px")
 
 
-def prepare_run_dir(chosen, data, record):
-    """Return the run's directory with its options.json: a new one, or that of a run to resume with the same options."""
-    if not chosen.resume:
-        if chosen.experiment_name is None:
-            run_dir = runs.create_run_dir(chosen.results_dir, f"{data.name}-{data.resolution}px-biggan")
-        else:
-            run_dir = os.path.join(chosen.results_dir, chosen.experiment_name)
-            if os.path.exists(run_dir):
-                raise OptionError(f"--experiment_name: {run_dir} is there already; choose another name, or --resume")
-            os.makedirs(run_dir)
-        write_json(os.path.join(run_dir, "options.json"), record)
-        return run_dir
-    run_dir = os.path.join(chosen.results_dir, chosen.experiment_name)
-    stored = read_json(os.path.join(run_dir, "options.json"), OptionError)
-    changed = [name for name, value in record["flags"].items() if stored["flags"].get(name) != value]
-    if changed:
-        was = ", ".join(f"--{name} {stored['flags'].get(name)}" for name in changed)
-        raise OptionError(f"--resume: {run_dir} was begun with {was}")
-    return run_dir
-
-
-def describe(data, run, device):
-    sizes = [sum(parameter.numel() for parameter in network.parameters()) for network in (run.G, run.D)]
+def describe(job):
+    data, counts = job.data, []
+    for network in (job.G, job.D):
+        counts.append(f"{sum(parameter.numel() for parameter in network.parameters()):,}")
     return (
-        f"{data.name}: {len(data)} images of {data.resolution} px in {len(data.class_names)} classes; "
-        f"G has {sizes[0]:,} parameters, D {sizes[1]:,}; on {device}, {run.workers.size} process(es)"
+        f"{data.name}: {len(data)} images of {data.resolution} px, classes: {', '.join(data.class_names[:8])}; "
+        f"G has {counts[0]} parameters, D {counts[1]}; on {job.workers.size} x {job.device}"
     )
 
 
-def measure(run, run_dir, log):
+def measure(job, run_dir, log):
     """Fit a reader of the true factors, for compare_directions.py, and compare the generator's images with the data."""
     from biggan.training import generated_images
     from factor_scores import FactorRegressor, faithfulness
 
-    data = run.data
+    data = job.data
     images = data.images(range(len(data)))
     regressor = FactorRegressor.fit(images, data.factors, data.factor_info)
     regressor.save(os.path.join(run_dir, "regressor.safetensors"))
-    numbers = faithfulness(generated_images(run, MEASURED_IMAGES), images, regressor)
+    numbers = faithfulness(generated_images(job, MEASURED_IMAGES), images, regressor)
     write_json(os.path.join(run_dir, "faithfulness.json"), numbers)
     for name, value in sorted(numbers.items()):
         log(f"  {name:24s} {value:.4f}")

@@ -12,7 +12,6 @@ batch, and a resumed run continues with the same bits (on one CPU thread).
 
 import collections
 import dataclasses
-import glob
 import math
 import os
 import time
@@ -270,12 +269,6 @@ def saved_state(run_dir, width):
     if metadata.get("format") != STATE_FORMAT or shapes != dict.fromkeys(("A", "exp_avg", "exp_avg_sq"), (width,)):
         raise SnapshotError(f"{path}: not the state of a discovery of directions {width} wide")
     return tensors, metadata["steps"]
-
-
-def remove_leftovers(run_dir):
-    """Remove the unfinished files of a process that was killed while it saved."""
-    for path in glob.glob(os.path.join(glob.escape(run_dir), ".*.part")):
-        os.remove(path)
 
 
 def _state_path(run_dir):

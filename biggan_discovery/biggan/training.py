@@ -7,7 +7,6 @@ depend on their number.)
 
 import copy
 import dataclasses
-import glob
 import os
 import time
 
@@ -215,7 +214,11 @@ def _seed(*parts):
 
 
 def generator_path(run_dir, images_shown):
-    return os.path.join(run_dir, f"generator-{round(images_shown / 1000):06d}.safetensors")
+    return _numbered(run_dir, "generator", images_shown, "safetensors")
+
+
+def _numbered(run_dir, what, images_shown, extension):
+    return os.path.join(run_dir, f"{what}-{round(images_shown / 1000):06d}.{extension}")
 
 
 def save(run_dir, training, record):
@@ -224,16 +227,13 @@ def save(run_dir, training, record):
     path = generator_path(run_dir, training.images_shown)
     metadata = dict(record, class_names=training.data.class_names, images_shown=training.images_shown)
     save_generator(path, generator, metadata)
-    save_png(path.replace("generator", "samples").replace(".safetensors", ".png"), sample_grid(training))
+    save_png(_numbered(run_dir, "samples", training.images_shown, "png"), sample_grid(training))
     save_tensors(_state_path(run_dir), training.state(), {"format": STATE_FORMAT, "steps": training.steps})
     return path
 
 
 def resume(run_dir, training):
     """Put `training` where the run in `run_dir` was saved last: at its beginning if it never was."""
-    if training.workers.is_main:
-        for leftover in glob.glob(os.path.join(glob.escape(run_dir), ".*.part")):  # of a process killed while it saved
-            os.remove(leftover)
     path = _state_path(run_dir)
     if not os.path.exists(path):
         return
