@@ -16,9 +16,8 @@ the jackknife cannot tell their error: they have none.
 import dataclasses
 
 import numpy as np
-import torch
 
-from biggan import baselines, discovery
+from biggan import baselines, directions, discovery
 from biggan.traversal import direction_strips
 from experiment_utils.errors import UserError
 from factor_scores import direction_changes, factor_coverage, purity
@@ -97,17 +96,20 @@ def measure(G, Q, protocol, regressor=None):
     """Return the Measurements of directions Q [ndirs, dim_z] in a FrozenGenerator. Equal protocols, equal samples."""
     readings = None if regressor is None else read_sweeps(G, Q, protocol, regressor)
     each = -(-protocol.samples // GROUPS)
-    energies = np.array([_group_energy(G, Q.to(G.device), protocol, group, each) for group in range(GROUPS)])
+    # Drawn, not in turn: where some axes come up once more than others, these must not always be the first ones, as PCA
+    # and SeFa put first what changes most.
+    axes = discovery.even_axes(GROUPS * each, len(Q), directions.generator(protocol.seed, COMPARE)).view(GROUPS, each)
+    energies = np.array([_group_energy(G, Q.to(G.device), protocol, group, axes[group]) for group in range(GROUPS)])
     return Measurements(energies, each, readings, regressor)
 
 
-def _group_energy(G, Q, protocol, group, samples):
-    """Sums over a group's samples of Σ_i H_ii² and Σ_{i≠j} H_ij²."""
+def _group_energy(G, Q, protocol, group, axes):
+    """Sums over a group's samples of Σ_i H_ii² and Σ_{i≠j} H_ij²; `axes` [samples]: whose H_ii each sample measures."""
+    samples = len(axes)
     settings = discovery.Settings(
         batch_size=samples, path_size=protocol.path_size, fix_class=protocol.fix_class, seed=protocol.seed
     )
     batch = discovery.draw(G, len(Q), settings, group, COMPARE)
-    axes = (torch.arange(samples) + group * samples) % len(Q)  # all in turn
     energy = np.zeros(2)
     for begin in range(0, samples, protocol.minibatch):
         some = slice(begin, begin + protocol.minibatch)

@@ -81,7 +81,7 @@ def hessian_energy(G, Q, z, w, y, epsilon, k, directions, axes):
     """Estimates of Σ_i H_ii² and Σ_{i≠j} H_ij², each averaged over samples and the elements of the image (floats)."""
     ndirs = len(Q)
     if axes is None:
-        axes = _even_axes(len(w), ndirs, None)
+        axes = even_axes(len(w), ndirs, None)
     off_diagonal = penalty(G, Q, z, w, y, epsilon, k, directions) / 2
     x = epsilon * torch.nn.functional.one_hot(axes.to(w.device), ndirs).to(w)
     with full_float32():
@@ -90,7 +90,7 @@ def hessian_energy(G, Q, z, w, y, epsilon, k, directions, axes):
     return (ndirs * H_aa.square().mean()).item(), off_diagonal.item()
 
 
-def _even_axes(count, ndirs, generator):
+def even_axes(count, ndirs, generator):
     """`count` random axes, int64: every one of ndirs appears as often as any other, within 1."""
     rounds = [torch.randperm(ndirs, generator=generator) for _ in range(-(-count // ndirs))]
     return torch.cat(rounds)[:count]
@@ -209,7 +209,7 @@ class Discovery:
         """The diagonal-ness of G along the present directions, at samples that are the same whenever it is called."""
         Q, settings = self.Q(), self.settings
         batch = draw(self.G, len(Q), settings, 0, PROBE)
-        axes = _even_axes(len(batch.z), len(Q), directions.generator(settings.seed, 1, PROBE))
+        axes = even_axes(len(batch.z), len(Q), directions.generator(settings.seed, 1, PROBE))
         diagonal = off_diagonal = 0.0
         for samples in self._parts(slice(0, settings.batch_size)):
             z, w, y, signs = part(batch, samples, self.G.device)

@@ -65,6 +65,27 @@ def test_penalty_and_diagonalness_have_the_values_of_their_definitions():
         assert abs(values.mean() - expected) < 4 * error / np.sqrt(12) < 0.1 * expected
 
 
+class Squares:
+    """G(z) = z₀² + z₁z₂: along the axes of z, H_00 = 2 and H_12 = 1 are all there is."""
+
+    name, device, dim_z = "squares", torch.device("cpu"), 10
+
+    def random_classes(self, count, generator):
+        return None
+
+    def __call__(self, z, y=None):
+        return (z[:, 0] ** 2 + z[:, 1] * z[:, 2])[:, None, None, None]
+
+
+@pytest.mark.parametrize("first", [0, 9])
+def test_no_direction_counts_more_than_another(first):
+    """16 samples on 10 directions, one of which has all of the diagonal: be it the first one or the last."""
+    Q = torch.eye(10).roll(first, 0)
+    energies = [measure(Squares(), Q, Protocol(samples=16, epsilon=0.5, seed=seed)).energies for seed in range(100)]
+    diagonal, off_diagonal = np.mean(energies, (0, 1)) / 2  # 2 samples a group
+    assert diagonal == pytest.approx(4, rel=0.12) and off_diagonal == pytest.approx(2, rel=0.12)
+
+
 def test_minibatches_do_not_change_the_numbers():
     G, Q = Quadratic(), planted.rotation(3)[:4]
     one, other = (measure(G, Q, Protocol(samples=64, epsilon=0.5, minibatch=size)).numbers() for size in (64, 3))

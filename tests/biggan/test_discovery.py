@@ -115,9 +115,9 @@ def test_diagonalness_is_1_for_a_separable_generator_and_knows_no_scale():
 
 
 def test_axes_are_drawn_evenly():
-    axes = discovery._even_axes(50, 7, torch.Generator().manual_seed(0))
+    axes = discovery.even_axes(50, 7, torch.Generator().manual_seed(0))
     assert sorted(collections.Counter(axes.tolist()).values()) == [7, 7, 7, 7, 7, 7, 8]
-    assert len(set(discovery._even_axes(5, 7, None).tolist())) == 5
+    assert len(set(discovery.even_axes(5, 7, None).tolist())) == 5
 
 
 # ----------------------------------------------------------------------------------------------------------------------
