@@ -20,7 +20,9 @@ def pick_device(name=None):
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise OptionError(f"--device {name}: no such device; say cpu, cuda or cuda:1") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise OptionError(f"--device {name}: no such device; say cpu, cuda or cuda:1")
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise OptionError(f"--device {name}: PyTorch finds no GPU here; say --device cpu")
@@ -55,6 +57,8 @@ class FrozenGenerator:
         if type(self.dim_z) is not int or self.dim_z < 1:
             raise SnapshotError(f"{name}: needs an attribute dim_z, the number of components of z (is {self.dim_z!r})")
         self.num_classes = self._find_num_classes()
+        if class_names is not None and not isinstance(class_names, (list, tuple)):
+            raise SnapshotError(f"{name}: its class_names are of type {type(class_names).__name__}, not a list")
         if class_names is not None and len(class_names) != self.num_classes:
             raise SnapshotError(f"{name}: names {len(class_names)} classes and has {self.num_classes}")
         self.channels, self.resolution = self._probe()

@@ -254,9 +254,10 @@ def build(state, where, config=None):
         raise SnapshotError(f"{where}: not the weights of a generator; it looks like {looks_like(state)}")
     try:
         spec = find_spec()
-    except (ValueError, IndexError, TypeError, AttributeError) as problem:
+        module = network(spec)
+    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as problem:  # the last: absurdly large
         raise SnapshotError(f"{where}: not a generator that is known here ({problem})") from None
-    return _fill(network(spec), state, where)
+    return _fill(module, state, where)
 
 
 def _is_state_dict(content):
@@ -279,6 +280,8 @@ def _fill(module, state, where):
         if state[name].shape != tensor.shape:
             found, needed = list(state[name].shape), list(tensor.shape)
             raise SnapshotError(f"{where}: looks like {kind}, but {name} has shape {found} where {needed} belongs")
+        if not state[name].is_floating_point():
+            raise SnapshotError(f"{where}: looks like {kind}, but {name} holds {state[name].dtype} numbers")
     strays = [name for name in state if name not in expected]
     if strays:
         raise SnapshotError(f"{where}: looks like {kind}, but has a tensor {strays[0]} that such a network has not")

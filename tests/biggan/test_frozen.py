@@ -216,6 +216,8 @@ def test_devices(monkeypatch):
     assert pick_device("cpu") == torch.device("cpu")
     with pytest.raises(OptionError, match="--device gpu: no such device"):
         pick_device("gpu")
+    with pytest.raises(OptionError, match="--device meta: no such device"):  # PyTorch knows it
+        pick_device("meta")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pick_device() == torch.device("cpu")
     with pytest.raises(OptionError, match="--device cuda: PyTorch finds no GPU"):

@@ -164,7 +164,11 @@ def test_the_first_mismatch_is_named_with_both_shapes(tmp_path, generator):
         kind + "blocks.1.0.conv2.weight has shape [5, 4, 3, 3] where [4, 4, 3, 3] belongs"
     )
     assert message(linear__u0=None).endswith(kind + "has no tensor linear.u0")
+    assert message(shared__weight=torch.zeros(3, 4, dtype=torch.int64)).endswith(
+        kind + "shared.weight holds torch.int64 numbers"
+    )
     assert message(extra=torch.zeros(1)).endswith(kind + "has a tensor extra that such a network has not")
+    assert "G_ema.pth: not a generator that is known here (" in message(linear__weight=torch.zeros(0, 10**13))
     assert message(output_layer__2__weight=None).endswith(
         "G_ema.pth: not a generator that is known here (no tensor output_layer.2.weight)"
     )
@@ -272,6 +276,11 @@ def fails():
 def leaves():
     raise SystemExit(1)
 
+def misnamed():
+    net = Net()
+    net.class_names = 5
+    return net
+
 nothing = lambda: None
 number = 7
 """
@@ -304,6 +313,7 @@ def test_a_factory_in_the_working_directory(factories):
         ("own_package.models:fails", r"calling it failed \(KeyError: 'weights'\)"),
         ("own_package.models:leaves", r"calling it failed \(SystemExit: 1\)"),
         ("own_package.models:nothing", "a NoneType, which has no forward"),
+        ("own_package.models:misnamed", "its class_names are of type int, not a list"),
     ],
 )
 def test_factories_that_do_not_work(factories, path, message):
