@@ -75,6 +75,18 @@ def inert_load(stream, allowed, strict=False, persistent_load=None):
         raise InertPickleError(f"damaged pickle ({type(problem).__name__}: {problem})") from None
 
 
+def _keys(values):
+    """Return the values, as a list, if they may be keys of a dictionary or members of a set.
+
+    Tuples of tuples may not. Python hashes them without a limit: a million levels crash it, and forty levels whose
+    members are all the same object take it for ever.
+    """
+    values = list(values)
+    if any(type(item) is tuple for value in values if type(value) is tuple for item in value):
+        raise InertPickleError("has tuples of tuples as keys")
+    return values
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # The stack machine
 
@@ -217,7 +229,7 @@ class _Machine:
         elif type(target) is list:
             target.extend(items)
         elif type(target) is set:
-            target.update(items)
+            target.update(_keys(items))
         else:
             raise TypeError(f"appends to a {type(target).__name__}")
 
@@ -226,6 +238,7 @@ class _Machine:
         if isinstance(target, Record):
             target.entries.extend(pairs)
         elif isinstance(target, dict):
+            _keys(items[::2])
             target.update(pairs)
         else:
             raise TypeError(f"sets items of a {type(target).__name__}")
@@ -260,7 +273,7 @@ _INSTRUCTIONS = {
     "TUPLE3": lambda m, _: m.tuple_of(3),
     "LIST": lambda m, _: m.push(m.to_mark()),
     "DICT": _Machine.dictionary,
-    "FROZENSET": lambda m, _: m.push(frozenset(m.to_mark())),
+    "FROZENSET": lambda m, _: m.push(frozenset(_keys(m.to_mark()))),
     "APPEND": lambda m, _: m.extend([m.stack.pop()]),
     "APPENDS": lambda m, _: m.extend(m.to_mark()),
     "ADDITEMS": lambda m, _: m.extend(m.to_mark()),
@@ -365,14 +378,20 @@ def _bytearray(content=b"", encoding="latin-1"):
     return bytearray(content if isinstance(content, bytes) else _encode(content, encoding))
 
 
+def _ordered_dict(items=()):
+    pairs = [(key, value) for key, value in items]
+    _keys(key for key, _ in pairs)
+    return _OrderedDict(pairs)
+
+
 CONTAINERS = {
-    Global("collections", "OrderedDict"): lambda items=(): _OrderedDict(items),
+    Global("collections", "OrderedDict"): _ordered_dict,
     Global("_codecs", "encode"): _encode,
 }
 for _builtins in ("builtins", "__builtin__"):  # the second is Python 2's name, which protocols 0 to 2 keep
     CONTAINERS[Global(_builtins, "bytes")] = lambda: b""
-    CONTAINERS[Global(_builtins, "set")] = lambda items=(): set(items)
-    CONTAINERS[Global(_builtins, "frozenset")] = lambda items=(): frozenset(items)
+    CONTAINERS[Global(_builtins, "set")] = lambda items=(): set(_keys(items))
+    CONTAINERS[Global(_builtins, "frozenset")] = lambda items=(): frozenset(_keys(items))
     CONTAINERS[Global(_builtins, "bytearray")] = _bytearray
 
 NUMPY = dict(CONTAINERS)
@@ -471,8 +490,6 @@ def _load_zip(stream):
         folder = programs[0][: -len("data.pkl")]
         if f"{folder}constants.pkl" in names:
             raise UserError("a TorchScript program; save the module's state_dict() instead")
-        if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
-            raise UserError("written on a big-endian machine; convert it there")
         budget = _Budget(os.fstat(stream.fileno()).st_size)
 
         def read(name):
@@ -483,6 +500,9 @@ def _load_zip(stream):
                 if entry.readinto(content) != len(content):
                     raise UserError(f"truncated: {name} is incomplete; fetch it again")
             return content
+
+        if f"{folder}byteorder" in names and read(f"{folder}byteorder") != b"little":
+            raise UserError("written on a big-endian machine; convert it there")
 
         def read_storage(key, size):
             name = f"{folder}data/{key}"

@@ -247,6 +247,10 @@ def test_the_hand_written_file_is_a_good_one(tmp_path):
         (b"N(ttt", "damaged"),
         (b"ctorch._utils\n_rebuild_tensor_v2\n}" + text("__defaults__") + b"Nsb", "damaged"),
         (b"(" * 100000 + b"t" * 99999 + tensor(storage(key="9")), "9"),
+        (b"})" + b"\x85" * 10**6 + b"Ns", "tuples of tuples"),  # to hash them is to overflow Python's own stack
+        (b"})" + b"2\x86" * 60 + b"Ns", "tuples of tuples"),  # and these, 2**60 steps
+        (b"cbuiltins\nset\n])" + b"\x85" * 10**6 + b"a\x85R", "tuples of tuples"),
+        (b"ccollections\nOrderedDict\n])" + b"\x85" * 10**6 + b"N\x86a\x85R", "tuples of tuples"),
     ],
 )
 def test_lies_are_refused_before_anything_is_allocated(tmp_path, write, code, message):
@@ -279,6 +283,19 @@ def test_a_compressed_bomb(tmp_path):
         archive.writestr("archive/data/0", bytes(2**28))
     with pytest.raises(UserError, match="more data than its"):
         load_pth(path)
+
+
+def test_a_bomb_beside_the_tensors(tmp_path):
+    path = write_zip(tmp_path / "a.pth", Raw(tensor(storage())))
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/byteorder", bytes(2**28))
+    with pytest.raises(UserError, match="more data than its"):
+        load_pth(path)
+
+
+def test_keys_may_be_tuples(tmp_path):
+    value = {("a", 1): {("b",), frozenset([("c", 2)])}}
+    assert load_pth(save(tmp_path / "a.pth", value)) == value
 
 
 def test_legacy_storages_that_are_missing_or_never_asked_for(tmp_path):
