@@ -111,7 +111,7 @@ def run(job, chosen):
     run_dir, data = chosen.run_dir, job.data
     if chosen.resume:
         resume(run_dir, job)
-    record = dict(experiments.record(chosen), data=data.name, images=len(data))
+    record = dict(experiments.record(chosen, MAY_CHANGE), data=data.name, images=len(data))
     if not job.workers.is_main:
         train(job, run_dir, record, log=None, save_kimg=chosen.save_kimg)
         return

@@ -218,12 +218,18 @@ class Discriminator(nn.Module):
 
 
 def initialise(network):
-    """Give every weight an orthogonal matrix (as [outputs, rest]) and every bias 0, as BigGAN starts."""
+    """Give every weight an orthogonal matrix (as [outputs, rest]) and every bias 0, as BigGAN starts.
+
+    A generator's last gain is 1/2 to begin with, for images of about the contrast of photographs: where tanh saturates
+    at the start, some latents never come back from it in a short training.
+    """
     for module in network.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.Embedding)):
             nn.init.orthogonal_(module.weight)
             if getattr(module, "bias", None) is not None:
                 nn.init.zeros_(module.bias)
+    if isinstance(network, Generator):
+        nn.init.constant_(network.output_layer[0].gain, 0.5)
     return network
 
 

@@ -66,9 +66,9 @@ def settled(chosen, argv, may_change):
     return options.validate(options.from_json(type(chosen), {**stored, **current}, path))
 
 
-def record(chosen):
-    """Return the JSON value that is kept of the options."""
-    flags = {name: value for name, value in options.to_json(chosen).items() if name not in PLACES}
+def record(chosen, leave_out=()):
+    """Return the JSON value that is kept of the options, but for PLACES and those to leave out."""
+    flags = {name: value for name, value in options.to_json(chosen).items() if name not in (*PLACES, *leave_out)}
     return {"flags": flags, "package_version": __version__}
 
 

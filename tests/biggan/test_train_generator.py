@@ -74,6 +74,7 @@ def test_a_run_leaves_a_generator_and_what_it_is_worth(command, tmp_path):
     assert json.loads((run_dir / "options.json").read_text())["flags"]["batch_size"] == 8
     G = load_generator(str(run_dir / "generator-000000.safetensors"))
     assert (G.dim_z, G.class_names, G.metadata["flags"]["seed"]) == (4, ["dark", "bright"], 5)
+    assert str(tmp_path.parent) not in json.dumps(G.metadata)  # it is to be given away
     numbers = json.loads((run_dir / "faithfulness.json").read_text())
     regressor = FactorRegressor.load(str(run_dir / "regressor.safetensors"))
     assert numbers["held_out/x"] == regressor.held_out["x"] and 0 <= numbers["coverage/shade"] <= 1
