@@ -65,9 +65,11 @@ def diagonalness(G, Q, z, w, y, epsilon=0.1, k=2, directions=None, axes=None):
     element counts by the energy of its Hessian. 1: diagonal. Unlike the penalty, it does not improve when the images
     merely change less.
 
-    Both sums are estimated without bias by central differences: Σ_{i≠j} H_ij² is half the Hessian Penalty, and
-    Σ_i H_ii² is ndirs · H_aa² for a uniformly drawn axis a. Rounding adds to both: the ratio says nothing
-    of a G that is linear in w.
+    Both sums are estimated by central differences: Σ_{i≠j} H_ij² is half the Hessian Penalty, and Σ_i H_ii² is
+    ndirs · H_aa² for a uniformly drawn axis a. The steps of both have the same length, epsilon · √ndirs, that of the
+    penalty's vectors of signs: where ReLUs bend G, a second difference grows as its step shrinks, and a shorter one
+    along the axes would pass any directions off as diagonal. Rounding adds to both: the ratio says nothing of a G that
+    is linear in w.
 
     :param axes: int64 [N], the axis a of each sample; None: drawn as evenly as can be by PyTorch's own generator.
     The other parameters are those of `penalty`.
@@ -83,10 +85,11 @@ def hessian_energy(G, Q, z, w, y, epsilon, k, directions, axes):
     if axes is None:
         axes = even_axes(len(w), ndirs, None)
     off_diagonal = penalty(G, Q, z, w, y, epsilon, k, directions) / 2
-    x = epsilon * torch.nn.functional.one_hot(axes.to(w.device), ndirs).to(w)
+    step = epsilon * math.sqrt(ndirs)  # the length of the penalty's steps
+    x = step * torch.nn.functional.one_hot(axes.to(w.device), ndirs).to(w)
     with full_float32():
         plus, minus, centre = (G(z + position @ Q, y) for position in (w + x, w - x, w))
-    H_aa = ((plus - centre) + (minus - centre)) / epsilon**2
+    H_aa = ((plus - centre) + (minus - centre)) / step**2
     return (ndirs * H_aa.square().mean()).item(), off_diagonal.item()
 
 
