@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import http.client
 import os
+import re
 import shutil
 import stat
 import urllib.error
@@ -39,19 +40,28 @@ def fetch(url, path, sha256=None):
     PATH.sha256 the first time and must be the same ever after. Raises DownloadError.
     """
     path = os.fspath(path)
-    if not url.startswith(("http://", "https://")):
-        raise DownloadError(f"{url}: not an http:// or https:// address")
+    _check_address(url)
     expected = sha256.lower() if sha256 else _recorded(path)
     if os.path.exists(path):
         digest = file_sha256(path)
         if expected not in (None, digest):
             raise DownloadError(f"{path}: SHA-256 is {digest}, should be {expected}; delete the file to fetch it again")
     else:
-        digest = _fetch_anew(url, path, expected)
+        source = "" if sha256 or expected is None else f" as {path}.sha256 notes of an earlier download"
+        digest = _fetch_anew(url, path, expected, source)
     if sha256 is None and expected is None:
         with atomic_write(f"{path}.sha256", "w") as stream:
             stream.write(f"{digest}  {os.path.basename(path)}\n")  # as sha256sum -c reads it
     return path
+
+
+def _check_address(url):
+    if not url.startswith(("http://", "https://")):
+        raise DownloadError(f"{url}: not an http:// or https:// address")
+    try:
+        urllib.parse.urlsplit(url)
+    except ValueError as problem:
+        raise DownloadError(f"{url}: not an address ({problem})") from None
 
 
 def file_sha256(path):
@@ -79,8 +89,11 @@ def _recorded(path):
 # One download: PATH.part grows, PATH.part.json says of which file it is a part
 
 
-def _fetch_anew(url, path, expected):
-    """Fetch `url`, give it the name `path` if its checksum is `expected` (or None), and return the checksum."""
+def _fetch_anew(url, path, expected, source):
+    """Fetch `url`, give it the name `path` if its checksum is `expected` (or None), and return the checksum.
+
+    source   where `expected` is from, for the message
+    """
     part, about = f"{path}.part", f"{path}.part.json"
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     _download(url, part, about)
@@ -89,7 +102,7 @@ def _fetch_anew(url, path, expected):
     os.remove(about)
     if wrong:
         os.remove(part)
-        raise DownloadError(f"{url}: what came has SHA-256 {digest}, should be {expected}; nothing was kept")
+        raise DownloadError(f"{url}: what came has SHA-256 {digest}, should be {expected}{source}; nothing was kept")
     os.replace(part, path)
     return digest
 
@@ -112,8 +125,8 @@ def _download(url, part, about):
         if "text/html" in response.headers.get("Content-Type", ""):
             raise DownloadError(f"{url}: answers with a web page, not a file; fetch it with a browser, or elsewhere")
         have = have if response.status == 206 else 0
-        length = response.headers.get("Content-Length")
-        total = None if length is None else have + int(length)
+        length = response.headers.get("Content-Length", "")
+        total = have + int(length) if re.match(r"^[0-9]+$", length) else None
         write_json(about, {"url": url, "version": _version(response)})
         with open(part, "ab" if have else "wb") as stream:
             _copy(url, response, stream, have, total)
