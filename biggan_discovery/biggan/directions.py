@@ -146,13 +146,18 @@ def load(path, space):
         raise UserError(f"{path}: {ndirs} directions in a space of {width} dimensions; there are at most {width}")
     if not torch.isfinite(A).all():
         raise UserError(f"{path}: some of its numbers are not finite")
+    still = (A.float().square().sum(1) == 0).nonzero()
+    if len(still):
+        raise UserError(f"{path}: direction {int(still[0])} is zero, and leads nowhere")
     return A.detach().to(torch.float32).contiguous()
 
 
 def _width_hint(width, dim_z):
     if width == dim_z:
         return "they fit --search_space all"
-    thirds = [name for name in ("coarse", "mid", "fine") if search_space(name, dim_z).width == width]
+    thirds = []
+    if dim_z >= 3:  # with fewer, a third may be empty
+        thirds = [name for name in ("coarse", "mid", "fine") if search_space(name, dim_z).width == width]
     if thirds:
         return f"they fit --search_space {' or '.join(thirds)}"
     if width < dim_z:

@@ -211,6 +211,7 @@ def test_published_direction_files_load(tmp_path, width, search, dtype, kind, zi
         (torch.ones(5, 128), "all", "its directions are 128 wide, .* another generator: z has 120 components"),
         (torch.ones(121, 120), "all", "121 directions in a space of 120 dimensions"),
         (torch.full([2, 120], math.inf), "all", "not finite"),
+        (torch.eye(3, 120).roll(1, 0) * torch.tensor([[0.0], [1.0], [1.0]]), "all", "direction 0 is zero"),
         (torch.ones(120), "all", r"holds a tensor of shape \(120,\)"),
         (torch.ones(2, 120, dtype=torch.int64), "all", "one floating-point matrix"),
         (torch.ones(0, 120), "all", r"shape \(0, 120\)"),
@@ -222,6 +223,12 @@ def test_other_contents_are_refused(tmp_path, A, search, said):
     torch.save(A, path)
     with pytest.raises(UserError, match=f"^{path}: .*{said}"):
         directions.load(path, search_space(search, 120))
+
+
+def test_the_wrong_width_where_a_third_is_empty(tmp_path):
+    directions.save(tmp_path / "A.pt", torch.ones(1, 3))
+    with pytest.raises(UserError, match=r"A.pt: its directions are 3 wide, .* another generator: z has 2 components"):
+        directions.load(tmp_path / "A.pt", search_space("all", 2))
 
 
 class Attack:
