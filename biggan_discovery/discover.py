@@ -22,7 +22,7 @@ EXAMPLES = """
 STEPS_PER_EPOCH = 1000
 
 MAY_CHANGE = ("num_epochs", "steps", "save_every", "vis_during_training", "wandb_entity", "microbatch")
-MAY_CHANGE += ("device", "download", "download_url", "cache_dir")
+MAY_CHANGE += ("device", "download_url", "cache_dir")
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -251,6 +251,7 @@ def test_a_longer_run_by_epochs(command):
 
 def test_other_flags_are_refused_by_name(command):
     assert command(f"{SEPARABLE} --steps 2 --path_size 3")[0] == 0
+    assert "--download (was None); start a new" in refusal(command("--resume --download biggan-deep-128"))
     said = refusal(command("--resume --A_lr 0.1 --path_size 4 --steps 5"))
     assert "--A_lr (was 0.01), --path_size (was 3.0); start a new experiment" in said
     assert command("--resume --path_size 3.0 --steps 3 --save_every 1 --microbatch 4")[0] == 0
