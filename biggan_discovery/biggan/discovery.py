@@ -29,7 +29,7 @@ STATE_FORMAT = "direction-discovery-1"
 BATCH, PROBE = 2, 3  # what a draw is for: the last part of its seed
 PARTS = 4  # that a batch is worked through in, where it can be divided so: a quarter of the memory
 REPORT_EVERY = 100  # steps
-PROBE_EVERY = 500  # steps
+PROBE_EVERY, PROBE_SAMPLES = 500, 64  # steps; samples, at least, for the diagonal-ness
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Objectives
@@ -209,12 +209,16 @@ class Discovery:
 
     @torch.no_grad()
     def diagonalness(self):
-        """The diagonal-ness of G along the present directions, at samples that are the same whenever it is called."""
+        """The diagonal-ness of G along the present directions, at samples that are the same whenever it is called.
+
+        At least PROBE_SAMPLES, and as many on each axis: whatever the batch size, no direction goes unseen.
+        """
         Q, settings = self.Q(), self.settings
-        batch = draw(self.G, len(Q), settings, 0, PROBE)
-        axes = even_axes(len(batch.z), len(Q), directions.generator(settings.seed, 1, PROBE))
+        count = -(-max(PROBE_SAMPLES, settings.batch_size) // len(Q)) * len(Q)
+        batch = draw(self.G, len(Q), dataclasses.replace(settings, batch_size=count), 0, PROBE)
+        axes = torch.arange(count) % len(Q)
         diagonal = off_diagonal = 0.0
-        for samples in self._parts(slice(0, settings.batch_size)):
+        for samples in self._parts(slice(0, count)):
             z, w, y, signs = part(batch, samples, self.G.device)
             energy = hessian_energy(self.G, Q, z, w, y, settings.epsilon, settings.k, signs, axes[samples])
             diagonal += len(z) * energy[0]

@@ -114,6 +114,12 @@ def test_diagonalness_is_1_for_a_separable_generator_and_knows_no_scale():
     assert 0 < small < 1 and large == pytest.approx(small, rel=1e-6)
 
 
+def test_diagonalness_during_a_run_looks_at_every_direction():
+    """Whatever the batch size: the samples of a batch of 1 would see one axis, the same every time."""
+    one, many = (start(Separable(8, squashed=True), batch_size=size).diagonalness() for size in (1, 64))
+    assert one == pytest.approx(many, rel=1e-3)
+
+
 @pytest.mark.parametrize("epsilon", [0.02, 0.3])
 def test_diagonalness_of_a_relu_network_in_random_directions(epsilon):
     """Kinks across random directions u: Hessians c·uu', of which 3 / (n + 2) is on the diagonal, whatever the step."""
@@ -121,11 +127,11 @@ def test_diagonalness_of_a_relu_network_in_random_directions(epsilon):
     u = normal(n, width).float()
     u, offsets, out = u / u.norm(dim=0), 3 * normal(width, seed=2).float(), normal(width, 8, seed=3).float()
     draws = {"directions": signs(2, N, n), "axes": torch.arange(N) % n}
-    values = diagonalness(
+    value = diagonalness(
         lambda z, y: torch.relu(z @ u + offsets) @ out, torch.eye(n), normal(N, n, seed=4).float(), torch.zeros(N, n),
         None, epsilon, **draws,
     )  # fmt: skip
-    assert values == pytest.approx(3 / (n + 2), rel=0.2)
+    assert value == pytest.approx(3 / (n + 2), rel=0.2)
 
 
 def test_axes_are_drawn_evenly():
