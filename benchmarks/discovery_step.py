@@ -9,9 +9,9 @@ get the same draws. Times are medians of interleaved steps in one process; each 
 less what it held before the first step. The last column is how far their gradients are apart.
 """
 
+import argparse
 import multiprocessing
 import statistics
-import sys
 import time
 
 import torch
@@ -147,7 +147,10 @@ def orthonormalisation_seconds(function):
 
 
 def main():
-    device = sys.argv[1] if len(sys.argv) > 1 else "cuda" if torch.cuda.is_available() else "cpu"
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("device", nargs="?", choices=sorted(SETTINGS), default=default)
+    device = parser.parse_args().device
     torch.set_num_threads(1)
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU, one thread"
     print(f"PyTorch {torch.__version__}, {name}; {NDIRS} directions, 128 px, float32")

@@ -26,7 +26,8 @@ EXAMPLES = """
 
 MEASURED_IMAGES = 1000  # generated, to compare with the data
 
-MAY_CHANGE = ("data_dir", "save_kimg", "device", "num_threads")
+LOCAL = ("data_dir", "save_kimg", "device", "num_threads")  # of no interest to whoever gets the generator
+MAY_CHANGE = ("total_kimg", *LOCAL)  # when a run is resumed
 
 
 @dataclasses.dataclass
@@ -111,7 +112,7 @@ def run(job, chosen):
     run_dir, data = chosen.run_dir, job.data
     if chosen.resume:
         resume(run_dir, job)
-    record = dict(experiments.record(chosen, MAY_CHANGE), data=data.name, images=len(data))
+    record = dict(experiments.record(chosen, LOCAL), data=data.name, images=len(data))
     if not job.workers.is_main:
         train(job, run_dir, record, log=None, save_kimg=chosen.save_kimg)
         return

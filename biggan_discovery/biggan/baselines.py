@@ -22,8 +22,13 @@ def random(G, ndirs, space, seed=0, fix_class=None):
 
 
 def coordinate(G, ndirs, space, seed=0, fix_class=None):
-    """The first ndirs axes of the search space. Looks neither at G nor at the seed."""
-    return rows(initial("coord", ndirs, space, seed), space)
+    """ndirs axes of the search space, evenly spread over it. Looks neither at G nor at the seed.
+
+    Not the first ones: where z is hierarchical they belong to the coarse layers.
+    """
+    axes = initial("coord", space.width, space, seed)
+    chosen = [index * space.width // ndirs for index in range(ndirs)]
+    return rows(axes[chosen], space)
 
 
 def pca(G, ndirs, space, seed=0, fix_class=None, pairs=2000, minibatch=80):

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import numbers
 
 import torch
 from torch import nn
@@ -54,6 +55,8 @@ class FrozenGenerator:
         if not callable(self._forward):
             raise SnapshotError(f"{name}: a {type(module).__name__}, which has no forward(z, y) and cannot be called")
         self.dim_z = getattr(module, "dim_z", None)
+        if isinstance(self.dim_z, numbers.Integral) and not isinstance(self.dim_z, bool):
+            self.dim_z = int(self.dim_z)  # a NumPy integer, say
         if type(self.dim_z) is not int or self.dim_z < 1:
             raise SnapshotError(f"{name}: needs an attribute dim_z, the number of components of z (is {self.dim_z!r})")
         self.num_classes = self._find_num_classes()

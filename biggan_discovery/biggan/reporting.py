@@ -1,5 +1,6 @@
 """What a run tells while it runs: TensorBoard scalars in its folder, Weights & Biases if it is asked for, videos."""
 
+import hashlib
 import os
 
 import numpy as np
@@ -40,11 +41,20 @@ class Reporter:
         self._tensorboard = SummaryWriter(run_dir, purge_step=step + 1 if step else None)
         self._wandb = None
         if wandb_entity is not None:
-            name = os.path.basename(os.path.abspath(run_dir))
-            self._wandb = require_wandb(wandb_entity)
-            self._wandb.init(
-                entity=wandb_entity, project=PROJECT, name=name, id=name, resume="allow", dir=run_dir, config=options
-            )
+            place = os.path.abspath(run_dir)
+            name = os.path.basename(place)
+            identity = f"{name}-{hashlib.sha256(place.encode('utf-8')).hexdigest()[:8]}"  # the same when it is resumed
+            wandb = require_wandb(wandb_entity)
+            settings = {"project": PROJECT, "name": name, "id": identity, "resume": "allow", "dir": run_dir}
+            try:
+                wandb.init(entity=wandb_entity, config=options, **settings)
+            except Exception as problem:  # of its own, of the network's, of the operating system's
+                self._tensorboard.close()
+                raise OptionError(
+                    f"--wandb_entity {wandb_entity}: Weights & Biases does not answer ({problem}); "
+                    "log in (wandb login), or leave the flag out, and go on with --resume"
+                ) from problem
+            self._wandb = wandb
 
     def scalars(self, values, step):
         """Log {name: value} of a step."""

@@ -149,6 +149,7 @@ def test_random_directions_point_everywhere():
     np.testing.assert_allclose(np.einsum("sni,snj->nij", Q, Q) / 400, np.tile(np.eye(4) / 4, (3, 1, 1)), atol=0.05)
 
 
-def test_coordinates_are_the_first_axes():
-    Q = baselines.coordinate(None, 2, search_space("3:8", DIM_Z))
-    assert torch.equal(Q, torch.eye(DIM_Z)[3:5])
+def test_coordinates_are_axes_spread_over_the_search_space():
+    space = search_space("3:8", DIM_Z)
+    assert torch.equal(baselines.coordinate(None, 2, space), torch.eye(DIM_Z)[[3, 5]])
+    assert torch.equal(baselines.coordinate(None, 5, space), torch.eye(DIM_Z)[3:8])

@@ -89,6 +89,17 @@ def test_wandb_that_is_not_installed(command, monkeypatch):
     assert said.startswith("--wandb_entity me: the package wandb is not installed (pip install wandb)")
 
 
+def test_wandb_that_does_not_answer(command, tmp_path, monkeypatch):
+    class Offline:
+        @staticmethod
+        def init(**settings):
+            raise RuntimeError("no route to host")
+
+    monkeypatch.setitem(sys.modules, "wandb", Offline)
+    said = refusal(command(f"{SEPARABLE} --wandb_entity me"))
+    assert said.startswith("--wandb_entity me: Weights & Biases does not answer (no route to host)")
+
+
 def test_a_class_out_of_range(command, classes_path):
     assert refusal(command(f"--G_path {classes_path} {SMALL} --fix_class 3")).startswith("--fix_class 3: tiny has cla")
 
