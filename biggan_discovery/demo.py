@@ -14,6 +14,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 DISCOVER, VISUALIZE, COMPARE = (
     os.path.join(HERE, name) for name in ("discover.py", "vis_directions.py", "compare_directions.py")
 )
+PATH_SIZE = 2  # the latents are 12 normal numbers: farther out there are few
 
 
 @dataclasses.dataclass
@@ -34,15 +35,16 @@ def main(argv=None):
     os.rmdir(run_dir)  # only its number is wanted: discover.py makes the folder
     name = os.path.basename(run_dir)
     command(DISCOVER, "--experiment_name", name, "--results_dir", results_dir, "--steps", chosen.steps,
-            "--batch_size", 16, "--save_every", chosen.steps)  # fmt: skip
+            "--batch_size", 16, "--path_size", PATH_SIZE, "--save_every", chosen.steps)  # fmt: skip
     A = os.path.join(run_dir, f"A_{chosen.steps:06d}.pt")
 
     title("2. Look at them: a row a direction, a column a sample")
-    command(VISUALIZE, "--load_A", A, "--path_size", 2.5, "--out_dir", pictures, "--steps", 31, "--fps", 30,
+    command(VISUALIZE, "--load_A", A, "--path_size", PATH_SIZE, "--out_dir", pictures, "--steps", 31, "--fps", 30,
             "--format", "gif", "stills")  # fmt: skip
 
     title("3. Score them beside other directions")
-    command(COMPARE, "--load_A", A, "--out_dir", pictures, "--penalty_samples", 128, "--factor_samples", 16)
+    command(COMPARE, "--load_A", A, "--path_size", PATH_SIZE, "--out_dir", pictures,
+            "--penalty_samples", 128, "--factor_samples", 16)  # fmt: skip
     print(f"\nDone in {(time.time() - begin) / 60:.1f} minutes. Now open the GIF and the plot in {pictures}.")
 
 

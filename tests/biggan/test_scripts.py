@@ -105,8 +105,8 @@ def test_voynov(command_line, tmp_path):
 def test_the_bundled_generator(command_line, tmp_path):
     command_line("discover", "bundled", *TINY, "--steps", 2, "--batch_size", 4)
     assert (tmp_path / "results" / "bundled" / "A_000002.pt").exists()
-    command_line("visualize", "bundled", *TINY, *FEW, "--load_A", "results/bundled/A_000002.pt")
-    assert os.listdir(str(tmp_path / "visualizations")) == ["bundled-A_000002-seed0.gif"]
+    command_line("visualize", "bundled", *FEW)
+    assert os.listdir(str(tmp_path / "visualizations")) == ["clevr_simple_32-seed0-seed0.gif"]
 
 
 def test_with_torchrun_and_a_real_interpreter(tmp_path):
