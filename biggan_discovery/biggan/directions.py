@@ -68,13 +68,14 @@ def orthonormalise(A):
 
     A QR decomposition of the transpose is unique up to the signs on R's diagonal, which Gram-Schmidt has positive; put
     right, it is the same map, with the same gradient, at a hundredth of the time. Raises UserError where a row is (to
-    A's precision) a combination of those before it, as there is no such Q then.
+    A's precision) a combination of those before it, as there is no such Q then; but for the last row of a square A,
+    which has to say no more than the sign of the only direction left.
     """
     n, d = A.shape
     if n > d:
         raise UserError(f"{n} directions in a space of {d} dimensions cannot be orthonormal: at most {d} can")
-    if n == d:  # the others determine the last row but for its sign: its gradient is 0, and no rounding error of one
-        A = torch.cat([A[:-1], A[-1:].detach()])
+    if n == d:
+        A = _with_a_safe_last_row(A)
     Q, R = torch.linalg.qr(A.T)
     diagonal = torch.diagonal(R)
     with torch.no_grad():
@@ -85,6 +86,22 @@ def orthonormalise(A):
                 f"direction {row} of A is not finite, or a combination of those before it: it cannot be orthonormalised"
             )
     return (Q * torch.sign(diagonal)).T
+
+
+@torch.no_grad()
+def _last_direction(A):
+    """Return the unit vector that is orthogonal to all rows of a square A but the last, on that one's side."""
+    complement = torch.linalg.qr(A[:-1].T, mode="complete")[0][:, -1]
+    return torch.where(complement @ A[-1] < 0, -complement, complement) + 0 * A[-1].sum()  # not-a-number stays
+
+
+def _with_a_safe_last_row(A):
+    """Return a square A with another last row that has the same Q, and the same gradient, without rounding errors.
+
+    The other rows determine the last direction but for its sign, so that the last row's own gradient is 0. As they
+    turn it can come to lie among them, all but; Q would then be a matter of rounding, and gradients of its reciprocal.
+    """
+    return torch.cat([A[:-1], _last_direction(A)[None]])
 
 
 def rows(A, space, ortho=True):

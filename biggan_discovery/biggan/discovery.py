@@ -319,7 +319,7 @@ def discover(
         while discovery.steps < steps:
             try:
                 value, stopping = discovery.step(stop.received is not None)
-            except TrainingError as error:
+            except UserError as error:
                 raise TrainingError(f"{error}; stopped, the last good A is {saved()}") from None
             done = discovery.steps == steps
             recent.append(value)

@@ -299,3 +299,23 @@ def test_draws_depend_on_every_number():
     numbers = [(1, 2, 3), (1, 3, 2), (1, 2), (1, 2, 4), (2**32 - 1, 2, 3)]
     drawn = np.array([torch.randn(4, generator=directions.generator(*each)).numpy() for each in numbers])
     assert len(np.unique(drawn.round(6), axis=0)) == len(numbers)
+
+
+def test_a_last_row_that_comes_to_lie_among_the_others():
+    """The only direction left is still found in float32, and its gradient is that of an A without the trouble."""
+    torch.manual_seed(3)
+    A = torch.randn(6, 6, dtype=torch.float64)
+    A[-1] = A[:-1].sum(0)  # exactly among them
+    weights = torch.randn(6, 6, dtype=torch.float64)
+    Q = orthonormalise(A.float())
+    torch.testing.assert_close(Q @ Q.T, torch.eye(6), atol=1e-5, rtol=0)
+    easy = A.clone()
+    easy[-1] = Q[-1].double()
+    gradients = []
+    for each in (A.float(), easy):
+        each.requires_grad_()
+        (orthonormalise(each) * weights.to(each)).sum().backward()
+        gradients.append(each.grad.double())
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-4, rtol=1e-4)
+    assert not gradients[0][-1].any()
+    assert torch.equal(orthonormalise(torch.tensor([[-2.0]])), torch.tensor([[-1.0]]))
