@@ -292,6 +292,21 @@ class Broken(torch.nn.Module):
         return pixels * math.nan if self.how == "value" else pixels + 0 * torch.sqrt(pixels - pixels.detach())
 
 
+def test_directions_that_collapse_stop_it_and_are_kept(tmp_path, monkeypatch):
+    ours = start(Separable(6), ndirs=3, batch_size=4)
+    original = discovery.Discovery.Q
+
+    def Q(self):
+        if self.steps == 3:
+            raise UserError("direction 2 cannot be orthonormalised")
+        return original(self)
+
+    monkeypatch.setattr(discovery.Discovery, "Q", Q)
+    with pytest.raises(TrainingError, match="direction 2 cannot .*; stopped, the last good A is .*A_000003.pt"):
+        discovery.discover(ours, str(tmp_path), lambda line: None, steps=9)
+    assert torch.equal(torch.load(str(tmp_path / "A_000003.pt")), ours.A.detach())
+
+
 @pytest.mark.parametrize("how, said", [("value", "is nan"), ("gradient", "has a gradient that is not finite")])
 def test_what_is_not_finite_stops_it_and_the_last_good_directions_are_kept(tmp_path, how, said):
     ours = start(Broken(how), ndirs=2, batch_size=8, microbatch=8)
