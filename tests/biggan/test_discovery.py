@@ -302,7 +302,7 @@ def test_directions_that_collapse_stop_it_and_are_kept(tmp_path, monkeypatch):
         return original(self)
 
     monkeypatch.setattr(discovery.Discovery, "Q", Q)
-    with pytest.raises(TrainingError, match="direction 2 cannot .*; stopped, the last good A is .*A_000003.pt"):
+    with pytest.raises(TrainingError, match=r"direction 2 cannot .*; stopped, the last good A is .*A_000003\.pt"):
         discovery.discover(ours, str(tmp_path), lambda line: None, steps=9)
     assert torch.equal(torch.load(str(tmp_path / "A_000003.pt")), ours.A.detach())
 
