@@ -68,10 +68,14 @@ def test_within_the_block_a_signal_is_only_noted(number):
 
 
 def test_a_second_signal_acts_as_usual():
-    with pytest.raises(KeyboardInterrupt), runs.stop_signals():
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs begin with it ignored
+    try:
+        with pytest.raises(KeyboardInterrupt), runs.stop_signals():
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_second_sigterm_ends_a_process_that_does_not_stop():
