@@ -1,4 +1,4 @@
-# make demo    render, train, look: the whole of it in a few minutes
+# make demo    render, train, look; then discover directions: the whole of it in a few minutes
 # make test    the test suite
 # Both set up what they need in .venv the first time. PYTHON=python3.12 chooses an interpreter, with a .venv of its own.
 
@@ -11,9 +11,10 @@ RUN := $(VENV)/bin/python
 
 demo: setup
 	$(RUN) progan_experiments/demo.py
+	$(RUN) biggan_discovery/demo.py
 
 # TensorFlow and PyTorch are imported in one order only, so the suites run in processes of their own.
-SUITES := tests/penalty tests/portable tests/utils tests/progan
+SUITES := tests/penalty tests/portable tests/utils tests/progan tests/biggan
 
 test: setup
 	@set -e; for suite in $(SUITES); do echo "== $$suite"; $(RUN) -m pytest $$suite; done
