@@ -26,7 +26,7 @@ def coordinate(G, ndirs, space, seed=0, fix_class=None):
 
     Not the first ones: where z is hierarchical they belong to the coarse layers.
     """
-    axes = initial("coord", space.width, space, seed)
+    axes = initial("coord", max(ndirs, space.width), space, seed)  # refuses more than there are
     chosen = [index * space.width // ndirs for index in range(ndirs)]
     return rows(axes[chosen], space)
 
