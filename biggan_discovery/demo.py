@@ -22,7 +22,7 @@ class DemoOptions:
     """The flags of demo.py."""
 
     out_dir: str = option("demo_results", "where the run, the pictures and the tables go")
-    steps: int = option(300, "steps of discovery", check=positive)
+    steps: int = option(500, "steps of discovery", check=positive)
 
 
 def main(argv=None):
