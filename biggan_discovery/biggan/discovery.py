@@ -1,4 +1,4 @@
-"""Directions by the Hessian Penalty (Peebles et al. 2020, Sec. 5.4): the objective, one step, and the loop around it.
+"""Directions by the Hessian Penalty (Peebles et al. 2020): the objective, one step, and the loop around it.
 
 For a frozen generator G, w -> G(z + wQ) is a generator of its own: it has one component for each direction, a row of
 the orthonormal Q. Its Hessian Penalty, taken with respect to w, is low when no direction changes what another one does.
