@@ -144,7 +144,7 @@ def test_a_run_is_that_of_the_library(command, tmp_path):
     for _ in range(12):
         expected.step()
     assert status == 0 and f"done: {folder / 'A_000012.pt'}" in out
-    assert torch.equal(torch.load(str(folder / "A_000012.pt")), expected.A.detach())
+    assert torch.equal(torch.load(str(folder / "A_000012.pt"), weights_only=True), expected.A.detach())
     left = {name for name in os.listdir(str(folder)) if not name.startswith("events.out.tfevents")}
     assert left == {"A_000005.pt", "A_000010.pt", "A_000012.pt", "log.txt", "options.json", "state.safetensors"}
     record = json.loads((folder / "options.json").read_text())
@@ -248,7 +248,7 @@ def test_a_run_goes_on_with_its_own_flags(command, tmp_path):
     for _ in range(9):
         whole.step()
     folder = str(tmp_path / "results" / "discovery")
-    assert torch.equal(torch.load(discovery.A_path(folder, 9)), whole.A.detach())
+    assert torch.equal(torch.load(discovery.A_path(folder, 9), weights_only=True), whole.A.detach())
     assert command("--resume")[0] == 0  # there is nothing left to do
     assert json.loads((tmp_path / "results" / "discovery" / "options.json").read_text())["flags"]["steps"] == 9
 
@@ -306,7 +306,9 @@ def test_a_killed_run_ends_with_the_same_bits(runs):
     for name, array in states[0][0].items():
         assert np.array_equal(array, states[1][0][name]), name
     for steps in range(10, 61, 10):
-        whole, stopped = (torch.load(discovery.A_path(folder, steps)) for folder in runs.dirs.values())
+        whole, stopped = (
+            torch.load(discovery.A_path(folder, steps), weights_only=True) for folder in runs.dirs.values()
+        )
         assert torch.equal(whole, stopped)
 
 

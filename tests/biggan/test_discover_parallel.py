@@ -62,7 +62,7 @@ def single(tmp_path, capfd):
 
 
 def load(folder, steps):
-    return torch.load(discovery.A_path(folder, steps))
+    return torch.load(discovery.A_path(folder, steps), weights_only=True)
 
 
 def test_two_processes_with_half_the_batch_each_are_one(torchrun, single):

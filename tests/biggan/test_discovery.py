@@ -304,7 +304,7 @@ def test_directions_that_collapse_stop_it_and_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(discovery.Discovery, "Q", Q)
     with pytest.raises(TrainingError, match=r"direction 2 cannot .*; stopped, the last good A is .*A_000003\.pt"):
         discovery.discover(ours, str(tmp_path), lambda line: None, steps=9)
-    assert torch.equal(torch.load(str(tmp_path / "A_000003.pt")), ours.A.detach())
+    assert torch.equal(torch.load(str(tmp_path / "A_000003.pt"), weights_only=True), ours.A.detach())
 
 
 @pytest.mark.parametrize("how, said", [("value", "is nan"), ("gradient", "has a gradient that is not finite")])
@@ -315,7 +315,7 @@ def test_what_is_not_finite_stops_it_and_the_last_good_directions_are_kept(tmp_p
         discovery.discover(ours, str(tmp_path), lines.append, steps=20)
     path = str(tmp_path / "A_000006.pt")
     assert str(stopped.value) == f"step 7: the hessian_penalty {said}; stopped, the last good A is {path}"
-    assert torch.equal(torch.load(path), ours.A.detach()) and torch.isfinite(ours.A).all()
+    assert torch.equal(torch.load(path, weights_only=True), ours.A.detach()) and torch.isfinite(ours.A).all()
     good = start(Broken(how), ndirs=2, batch_size=8, microbatch=8)
     for _ in range(6):
         good.step()
@@ -362,7 +362,7 @@ def test_a_run_and_what_it_leaves(tmp_path):
     assert path == str(tmp_path / "A_000250.pt") and saves == [100, 200, 250]
     again = start(Separable(3), batch_size=8)
     values = [again.step()[0] for _ in range(250)]
-    assert torch.equal(torch.load(path), again.A.detach())
+    assert torch.equal(torch.load(path, weights_only=True), again.A.detach())
     assert sorted(reporter.logged) == [1, 100, 200, 250] and len(lines) == 4
     assert reporter.logged[200]["discovery/hessian_penalty"] == pytest.approx(np.mean(values[100:200]))
     assert reporter.logged[250]["discovery/diagonalness"] == again.diagonalness()
@@ -401,7 +401,7 @@ def test_a_signal_saves_and_stops(tmp_path, number):
     path = discovery.A_path(str(tmp_path), ours.steps)
     assert stopped.value.exit_status == 128 + number and ours.steps in (6, 7)
     assert str(stopped.value) == f"stopped by signal {int(number)} after step {ours.steps}; saved {path}"
-    assert torch.equal(torch.load(path), ours.A.detach())
+    assert torch.equal(torch.load(path, weights_only=True), ours.A.detach())
     assert discovery.saved_state(str(tmp_path), 3)[1] == ours.steps
 
 
