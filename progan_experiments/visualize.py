@@ -3,12 +3,11 @@
 
 import dataclasses
 import os
-import re
 
 import numpy as np
 
 from experiment_utils import options, runs
-from experiment_utils.errors import OptionError, SnapshotError, run_command
+from experiment_utils.errors import OptionError, run_command
 from experiment_utils.options import not_negative, option, positive
 from latent_traversal import save_gif, save_mp4, save_png, save_stills, sweep_columns
 
@@ -70,39 +69,13 @@ def main(argv=None):
         raise OptionError(f"--fps {chosen.fps}: a GIF shows at most 50 frames a second; use --format mp4")
 
     from progan.inference import TrainedGenerator, count_gpus
+    from progan.models import find_models
     from progan.snapshot import load_snapshot
 
     num_gpus = count_gpus() if chosen.num_gpus is None else chosen.num_gpus
-    for name, path in find_models(chosen):
+    for name, path in find_models(chosen.models, chosen.snapshot_kimgs, chosen.results_dir):
         with TrainedGenerator(load_snapshot(path), num_gpus) as generator:
             visualize(generator, name, chosen, formats)
-
-
-def find_models(chosen):
-    """Return (name for output files, snapshot path) of each of --models."""
-    from progan.snapshot import find_snapshot, pretrained_models
-
-    kimgs = chosen.snapshot_kimgs
-    if len(kimgs) == 1:
-        kimgs = kimgs * len(chosen.models)
-    if len(kimgs) != len(chosen.models):
-        raise OptionError(f"--snapshot_kimgs: {len(kimgs)} for {len(chosen.models)} models; give one, or one each")
-    found = []
-    for model, kimg in zip(chosen.models, kimgs):
-        if kimg != "latest" and not kimg.isdigit():
-            raise OptionError(f"--snapshot_kimgs {kimg}: neither a number nor 'latest'")
-        if model.isdigit():
-            run_dir = runs.find_run_dir(chosen.results_dir, int(model))
-            path = find_snapshot(run_dir, kimg if kimg == "latest" else int(kimg))
-            found.append((f"{os.path.basename(run_dir)}-{re.findall(r'[0-9]+', os.path.basename(path))[-1]}", path))
-        elif model in pretrained_models():
-            found.append((model, pretrained_models()[model]))
-        elif os.path.exists(model):
-            found.append((os.path.splitext(os.path.basename(model))[0], model))
-        else:
-            shipped = ", ".join(pretrained_models()) or "none"
-            raise SnapshotError(f"--models {model}: neither a run number, nor a file, nor a shipped model ({shipped})")
-    return found
 
 
 def visualize(generator, name, chosen, formats):

@@ -41,13 +41,14 @@ class GeneratorFunction:
             images, _ = generator(self._z, normalize_latents=normalize)
             while int(images.shape[1]) < spec.resolution:
                 images = upscale(images)
-            self._images[normalize] = tf.saturate_cast(images * 127.5 + 128, tf.uint8)
+            self._images[normalize, np.float32] = images
+            self._images[normalize, np.uint8] = tf.saturate_cast(images * 127.5 + 128, tf.uint8)
 
-    def __call__(self, session, fade, z, normalize_latents=True, minibatch=100):
-        """Return uint8 images [N, R, R, C] for latents z [N, nz]."""
+    def __call__(self, session, fade, z, normalize_latents=True, minibatch=100, dtype=np.uint8):
+        """Return images [N, R, R, C] for latents z [N, nz]: np.uint8, or np.float32 as they are (about [-1, 1])."""
+        images = self._images[normalize_latents, dtype]
         parts = [
-            session.run(self._images[normalize_latents], {self._z: z[i : i + minibatch], self._fade: fade})
-            for i in range(0, len(z), minibatch)
+            session.run(images, {self._z: z[i : i + minibatch], self._fade: fade}) for i in range(0, len(z), minibatch)
         ]
         return np.concatenate(parts)
 
@@ -55,6 +56,7 @@ class GeneratorFunction:
 class TrainedGenerator:
     """Gs of a Snapshot in a session of its own: call it with latents [N, nz] for uint8 images [N, R, R, C].
 
+    With dtype=np.float32 the images come as G makes them: about [-1, 1], neither rounded nor clipped.
     Images have the full resolution, also where the snapshot has not grown to it: pixels are then repeated.
     Close it, or use it in a `with` statement.
     """
@@ -80,8 +82,8 @@ class TrainedGenerator:
             values = {weights[name]: snapshot.networks["Gs"][name] for name in names}
             self._session.run(tf.global_variables_initializer(), values)
 
-    def __call__(self, z, normalize_latents=True, minibatch=100):
-        return self._function(self._session, self._fade_value, z, normalize_latents, minibatch)
+    def __call__(self, z, normalize_latents=True, minibatch=100, dtype=np.uint8):
+        return self._function(self._session, self._fade_value, z, normalize_latents, minibatch, dtype)
 
     def close(self):
         self._session.close()

@@ -114,7 +114,7 @@ class Stage:
         return dict(values_D, skipped=skipped, **values_G)
 
     def sampler(self, lod):
-        """Return sample(z, normalize_latents=True): uint8 images [N, R, R, C] of Gs at the full resolution R."""
+        """Return sample(z, normalize_latents, minibatch, dtype): images of Gs, as TrainedGenerator gives them."""
         return functools.partial(self._sample, self._session, lod % 1)
 
     def describe(self):

@@ -56,6 +56,8 @@ def train(
     tick_kimg=None,  # kimg between two reports; None: the published ones
     snapshot_kimg=None,  # kimg between two snapshots; None: at report 1 and every 5th
     interpolation_ticks=5,  # reports between two latent traversals; 0: none
+    evaluate=None,  # called with (sample, images shown) every `evaluation_ticks`; returns {name: number} to log
+    evaluation_ticks=5,
     keep_states=0,  # newest training states to keep; 0: all
     num_gpus=0,
     num_threads=0,  # CPU threads; 0: as TensorFlow likes
@@ -165,6 +167,10 @@ def train(
                 log(_line(state, scalars, lod, resolution))
                 if interpolation_ticks and state.tick % interpolation_ticks == 0:
                     reporter.traversal(stage.sampler(lod), state.images_shown)
+                if evaluate is not None and (done or state.tick % evaluation_ticks == 0):
+                    values = evaluate(stage.sampler(lod), state.images_shown)
+                    reporter.scalars(values, state.images_shown)
+                    log("  " + "  ".join(f"{name} {value:.5g}" for name, value in values.items()))
                 if snapshot_kimg is None:
                     due = state.tick == 1 or state.tick % 5 == 0
                 else:

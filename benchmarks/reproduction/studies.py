@@ -1,0 +1,63 @@
+"""The studies: what is trained, fixed before anything was measured."""
+
+import dataclasses
+
+# Weight of the Hessian Penalty in unbiased units (the published 0.025 for CLEVR-1FOV), on every layer, reduction max.
+HP_LAMBDA = 0.0125
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Models of one dataset at one resolution that differ in nothing but their losses and seeds.
+
+    flags      of train.py, for all models
+    families   of models, as the published names have them: bl (vanilla), info (InfoGAN), fs (with the Hessian Penalty
+               from scratch), ft (fine-tuned with it)
+    kimg       thousands of real images that every model has seen at the end
+    ft_kimg    how many of them a fine-tuned model had seen without the penalty
+    ramp_kimg  over which the penalty's weight rises from 0
+    factors    true factors of the dataset: components that InfoGAN regresses
+    """
+
+    dataset: str
+    resolution: int
+    factors: int
+    families: tuple
+    seeds: tuple
+    kimg: int
+    ft_kimg: int
+    ramp_kimg: int
+    flags: tuple
+
+    def train_flags(self, family, seed):
+        """Return the flags of train.py for one model; a fine-tuned one needs --resume_snapshot besides."""
+        flags = ["--dataset", self.dataset, "--resolution", str(self.resolution), *self.flags]
+        flags += ["--seed", str(seed), "--num_threads", "1", "--num_gpus", "0", "--total_kimg", str(self.kimg)]
+        flags += ["--tick_kimg", "10", "--snapshot_kimg", "50", "--compute_interp_ticks", "0", "--keep_states", "2"]
+        if family in ("fs", "ft"):
+            return [*flags, "--hp_lambda", str(HP_LAMBDA), "--warmup_kimg", str(self.ramp_kimg)]
+        if family == "info":
+            return [*flags, "--hp_lambda", "0", "--infogan_lambda", "1", "--infogan_nz", str(self.factors)]
+        return [*flags, "--hp_lambda", "0"]
+
+
+STATIC_16 = ("--initial_resolution", "16", "--fmap_base", "64", "--minibatch", "16")
+GROWN_32 = (
+    "--initial_resolution",
+    "16",
+    "--stage_kimg",
+    "50",
+    "--fade_kimg",
+    "30",
+    "--fmap_base",
+    "64",
+    "--minibatch",
+    "16",
+)
+FOUR = ("bl", "info", "fs", "ft")
+
+STUDIES = {
+    "clevr_1fov_16": Study("clevr_1fov_32", 16, 1, FOUR, (1, 2, 3), 250, 100, 100, STATIC_16),
+    "clevr_simple_16": Study("clevr_simple_32", 16, 4, FOUR, (1, 2, 3), 250, 100, 100, STATIC_16),
+    "clevr_1fov_32": Study("clevr_1fov_32", 32, 1, ("bl", "fs"), (1, 2), 200, 0, 100, GROWN_32),
+}

@@ -1,0 +1,36 @@
+"""Which snapshot a user means: a run number, a path, or the name of a model that ships with the project."""
+
+import os
+import re
+
+from experiment_utils import runs
+from experiment_utils.errors import OptionError, SnapshotError
+from progan.snapshot import find_snapshot, pretrained_models
+
+
+def find_models(models, kimgs=("latest",), results_dir="results", flag="--models"):
+    """Return [(name for output files, path of the snapshot)] of `models`.
+
+    models       run numbers (as text), paths of snapshots, or names of shipped models
+    kimgs        for run numbers: kimg of the snapshot as text, or 'latest'; one for all models, or one each
+    results_dir  where run numbers are looked up
+    """
+    kimgs = list(kimgs) * (len(models) if len(kimgs) == 1 else 1)
+    if len(kimgs) != len(models):
+        raise OptionError(f"--snapshot_kimgs: {len(kimgs)} for {len(models)} models; give one, or one each")
+    return [_find_model(model, kimg, results_dir, flag) for model, kimg in zip(models, kimgs)]
+
+
+def _find_model(model, kimg, results_dir, flag):
+    if kimg != "latest" and not kimg.isdigit():
+        raise OptionError(f"--snapshot_kimgs {kimg}: neither a number nor 'latest'")
+    if model.isdigit():
+        run_dir = runs.find_run_dir(results_dir, int(model))
+        path = find_snapshot(run_dir, kimg if kimg == "latest" else int(kimg))
+        return f"{os.path.basename(run_dir)}-{re.findall(r'[0-9]+', os.path.basename(path))[-1]}", path
+    if model in pretrained_models():
+        return model, pretrained_models()[model]
+    if os.path.exists(model):
+        return os.path.splitext(os.path.basename(model))[0], model
+    shipped = ", ".join(pretrained_models()) or "none"
+    raise SnapshotError(f"{flag} {model}: neither a run number, nor a file, nor a shipped model ({shipped})")
