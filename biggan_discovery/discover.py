@@ -9,6 +9,7 @@ from biggan import directions, experiments, parallel, weights
 from experiment_utils import options, runs
 from experiment_utils.errors import Interrupted, OptionError, UserError, run_command
 from experiment_utils.options import at_least, option, positive, random_seed
+from experiment_utils.weights_and_biases import require_wandb
 
 EXAMPLES = """
   directions of the generator that ships with the project
@@ -66,9 +67,7 @@ def check_combination(chosen):
         raise OptionError(f"--objective {chosen.objective}: there is {', '.join(sorted(OBJECTIVES))}")
     parallel.check_batch_size(chosen.batch_size)
     if chosen.wandb_entity is not None:
-        from biggan.reporting import require_wandb
-
-        require_wandb(chosen.wandb_entity)
+        require_wandb(f"--wandb_entity {chosen.wandb_entity}")
 
 
 # ----------------------------------------------------------------------------------------------------------------------

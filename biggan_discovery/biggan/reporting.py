@@ -1,8 +1,5 @@
 """What a run tells while it runs: TensorBoard scalars in its folder, Weights & Biases if it is asked for, videos."""
 
-import hashlib
-import os
-
 import numpy as np
 import torch
 from tensorboardX import SummaryWriter
@@ -10,23 +7,11 @@ from tensorboardX import SummaryWriter
 from biggan import directions
 from biggan.traversal import direction_frames, direction_strips, round_trip
 from experiment_utils.errors import OptionError
+from experiment_utils.weights_and_biases import WandbRun
 from latent_traversal import save_mp4
 
-PROJECT = "hessian-penalty"
 FILMED_DIRECTIONS, FILMED_SAMPLES, FILM_STEPS, FILM_FPS = 8, 4, 31, 30
 FILM = 5  # what a draw is for: the last part of its seed
-
-
-def require_wandb(entity):
-    """Return the package wandb; raise OptionError where it is not installed."""
-    try:
-        import wandb
-    except ImportError:
-        raise OptionError(
-            f"--wandb_entity {entity}: the package wandb is not installed (pip install wandb); "
-            "TensorBoard needs no account"
-        ) from None
-    return wandb
 
 
 class Reporter:
@@ -41,20 +26,11 @@ class Reporter:
         self._tensorboard = SummaryWriter(run_dir, purge_step=step + 1 if step else None)
         self._wandb = None
         if wandb_entity is not None:
-            place = os.path.abspath(run_dir)
-            name = os.path.basename(place)
-            identity = f"{name}-{hashlib.sha256(place.encode('utf-8')).hexdigest()[:8]}"  # the same when it is resumed
-            wandb = require_wandb(wandb_entity)
-            settings = {"project": PROJECT, "name": name, "id": identity, "resume": "allow", "dir": run_dir}
             try:
-                wandb.init(entity=wandb_entity, config=options, **settings)
-            except Exception as problem:  # of its own, of the network's, of the operating system's
+                self._wandb = WandbRun(run_dir, wandb_entity, options, f"--wandb_entity {wandb_entity}", "--resume")
+            except OptionError:
                 self._tensorboard.close()
-                raise OptionError(
-                    f"--wandb_entity {wandb_entity}: Weights & Biases does not answer ({problem}); "
-                    "log in (wandb login), or leave the flag out, and go on with --resume"
-                ) from problem
-            self._wandb = wandb
+                raise
 
     def scalars(self, values, step):
         """Log {name: value} of a step."""
@@ -62,17 +38,17 @@ class Reporter:
             self._tensorboard.add_scalar(name, value, step)
         self._tensorboard.flush()
         if self._wandb is not None:
-            self._wandb.log(values, step=step)
+            self._wandb.scalars(values, step)
 
     def video(self, name, path, step):
         """Log a video that lies in the run's folder (TensorBoard has none: the file is the place to look)."""
         if self._wandb is not None:
-            self._wandb.log({name: self._wandb.Video(path)}, step=step)
+            self._wandb.video(name, path, step)
 
     def close(self):
         self._tensorboard.close()
         if self._wandb is not None:
-            self._wandb.finish()
+            self._wandb.close()
 
 
 def film(discovery, path):

@@ -15,13 +15,17 @@ FIXED_LATENTS, FIXED_REALS = 102, 103  # what a draw is for: the last part of it
 
 
 class Reporter:
-    """Writes into one run directory. `sample(z, normalize_latents=True)` gives uint8 images of Gs for latents z."""
+    """Writes into one run directory. `sample(z, normalize_latents=True)` gives uint8 images of Gs for latents z.
 
-    def __init__(self, run_dir, dataset, spec, seed, start_images=0):
+    wandb   a WandbRun that is told the same, or None
+    """
+
+    def __init__(self, run_dir, dataset, spec, seed, start_images=0, wandb=None):
         self._dir, self._dataset, self._spec, self._seed = run_dir, dataset, spec, seed
         rows, columns = _grid_size(spec.resolution)
         self._columns = columns
         self._z = np.random.RandomState([seed, 0, FIXED_LATENTS]).standard_normal([rows * columns, spec.nz])
+        self._wandb = wandb
         self._writer = tf.summary.FileWriter(run_dir)
         if start_images:  # TensorBoard then forgets what a killed process had logged from the next image on
             self._writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), start_images + 1)
@@ -31,6 +35,8 @@ class Reporter:
         summary = [tf.Summary.Value(tag=name, simple_value=value) for name, value in sorted(values.items())]
         self._writer.add_summary(tf.Summary(value=summary), images_shown)
         self._writer.flush()
+        if self._wandb is not None:
+            self._wandb.scalars(values, images_shown)
 
     def reals(self):
         """Write reals.png, a grid of training images."""
@@ -48,7 +54,10 @@ class Reporter:
         scores = activeness_by_component(sample, self._spec.nz, self._seed)
         strips = component_strips(sample, self._z[:4], components, steps=16)
         frames = component_frames(strips, components, scores)
-        save_gif(os.path.join(self._dir, f"traversal{images_shown // 1000:06d}.gif"), frames, fps=12)
+        path = os.path.join(self._dir, f"traversal{images_shown // 1000:06d}.gif")
+        save_gif(path, frames, fps=12)
+        if self._wandb is not None:
+            self._wandb.video("traversal", path, images_shown)
 
     def _image(self, file_name, tag, images, images_shown):
         png = io.BytesIO()
@@ -59,9 +68,13 @@ class Reporter:
         image = tf.Summary.Image(height=grid.shape[0], width=grid.shape[1], encoded_image_string=png.getvalue())
         self._writer.add_summary(tf.Summary(value=[tf.Summary.Value(tag=tag, image=image)]), images_shown)
         self._writer.flush()
+        if self._wandb is not None:
+            self._wandb.image(tag, grid, images_shown)
 
     def close(self):
         self._writer.close()
+        if self._wandb is not None:
+            self._wandb.close()
 
 
 def image_grid(images, columns):

@@ -58,6 +58,7 @@ def train(
     interpolation_ticks=5,  # reports between two latent traversals; 0: none
     evaluate=None,  # called with (sample, images shown) every `evaluation_ticks`; returns {name: number} to log
     evaluation_ticks=5,
+    wandb=None,  # experiment_utils.weights_and_biases.WandbRun that is told what TensorBoard is
     keep_states=0,  # newest training states to keep; 0: all
     num_gpus=0,
     num_threads=0,  # CPU threads; 0: as TensorFlow likes
@@ -75,7 +76,7 @@ def train(
         networks, slots, state = start
     prune(run_dir, keep_states)
     stage = None
-    reporter = Reporter(run_dir, dataset, spec, seed, state.images_shown)
+    reporter = Reporter(run_dir, dataset, spec, seed, state.images_shown, wandb)
     seconds, images_timed = 0.0, 0  # of training alone, since the last report
     total_images = int(total_kimg * 1000)
 

@@ -10,11 +10,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+import wandb_stand_in
 from biggan_helpers import HERE, load_command, refusal, run
 from separable import Separable, start
 from tensorboardX.proto.event_pb2 import Event
 
-from biggan import discovery, reporting
+from biggan import discovery
 from biggan.biggan import Generator, GeneratorSpec
 from biggan.weights import save_generator
 from experiment_utils.tfrecords import RecordFile
@@ -207,33 +208,15 @@ def test_videos_during_training(command, tmp_path):
     assert all(os.path.getsize(path) > 1000 for path in videos)
 
 
-STAND_IN_WANDB = """
-import json, os
-def note(*what):
-    with open(os.environ["WANDB_NOTES"], "a") as stream:
-        stream.write(json.dumps(what) + "\\n")
-init = lambda **keywords: note("init", keywords)
-log = lambda values, step: note("log", values, step)
-finish = lambda: note("finish")
-Video = lambda path: "video " + os.path.basename(path)
-"""
-
-
 def test_weights_and_biases(command, monkeypatch, tmp_path):
-    (tmp_path / "modules").mkdir()
-    (tmp_path / "modules" / "wandb.py").write_text(STAND_IN_WANDB)
-    notes = tmp_path / "notes"
-    monkeypatch.setenv("WANDB_NOTES", str(notes))
-    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
-    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    notes = wandb_stand_in.install(monkeypatch, tmp_path)
     assert command(f"{SEPARABLE} --experiment_name mine --steps 3 --wandb_entity me --vis_during_training")[0] == 0
-    (_, keywords), *logged, finish = map(json.loads, notes.read_text().splitlines())
-    assert (keywords["entity"], keywords["project"], keywords["name"]) == ("me", reporting.PROJECT, "mine")
+    (_, keywords), *logged, finish = notes()
+    assert (keywords["entity"], keywords["project"], keywords["name"]) == ("me", "hessian-penalty", "mine")
     assert keywords["config"]["batch_size"] == 8 and keywords["resume"] == "allow"
     assert [step for _, _, step in logged] == [1, 3, 3] and finish == ["finish"]
     assert set(logged[0][1]) == {"discovery/hessian_penalty", "discovery/diagonalness", "timing/steps_per_second"}
     assert logged[2][1] == {"directions": "video directions_000003.mp4"}
-    del sys.modules["wandb"]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
