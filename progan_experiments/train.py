@@ -8,6 +8,7 @@ from experiment_utils import __version__, options, runs
 from experiment_utils.errors import Interrupted, OptionError, run_command
 from experiment_utils.files import write_json
 from experiment_utils.options import at_least, not_negative, option, positive, power_of_two, random_seed
+from experiment_utils.weights_and_biases import WandbRun, require_wandb
 from progan import schedule
 from progan.dataset import open_dataset
 
@@ -21,6 +22,8 @@ EXAMPLES = """
     train.py --resume_exp 3
   fine-tune run 3 with the Hessian Penalty, as a new run
     train.py --resume_exp 3 --hp_lambda 0.05 --total_kimg 60000
+  fine-tune a published snapshot (download.py clevr_simple_bl fetches it)
+    train.py --resume_snapshot clevr_simple_bl --dataset clevr_simple --hp_lambda 0.05 --total_kimg 60000
 """
 
 PUBLISHED_HP_LAMBDAS = (0.1, 0.025)
@@ -128,9 +131,9 @@ class TrainOptions:
     compute_metrics_ticks: int = option(5, "reports between two evaluations of --metrics", check=positive)
     metrics: list = option([], "metrics to compute during training (not available yet)", str, nargs="*")
     dashboard_api: str = option(
-        "tensorboard", "where curves go (wandb: not available yet)", choices=("tensorboard", "wandb")
+        "tensorboard", "where curves go: wandb is told beside TensorBoard's files", choices=("tensorboard", "wandb")
     )
-    wandb_entity: str = option(None, "Weights & Biases account (not available yet)", str)
+    wandb_entity: str = option(None, "Weights & Biases account (default: the one logged in)", str)
 
 
 def check_combination(chosen):
@@ -139,8 +142,10 @@ def check_combination(chosen):
         raise OptionError(f"--metrics {' '.join(chosen.metrics)}: metrics during training are not available yet")
     if chosen.num_gpus is not None and chosen.num_gpus > 1:
         raise OptionError(f"--num_gpus {chosen.num_gpus}: training on several GPUs is not available yet; use 0 or 1")
-    if chosen.dashboard_api == "wandb" or chosen.wandb_entity is not None:
-        raise OptionError("--dashboard_api wandb, --wandb_entity: not available yet; use tensorboard")
+    if chosen.wandb_entity is not None and chosen.dashboard_api != "wandb":
+        raise OptionError(f"--wandb_entity {chosen.wandb_entity}: only with --dashboard_api wandb")
+    if chosen.dashboard_api == "wandb":
+        require_wandb("--dashboard_api wandb")
     if chosen.infogan_nz > chosen.nz:
         raise OptionError(f"--infogan_nz {chosen.infogan_nz}: z has only {chosen.nz} components (--nz)")
     if (chosen.infogan_lambda > 0) != (chosen.infogan_nz > 0):
@@ -164,6 +169,7 @@ def main(argv=None):
     if chosen.resume_exp is not None or chosen.resume_snapshot != "latest":
         resumed = Resumed(chosen, given)
         chosen = resumed.options
+        resumed.check_schedule()
     if chosen.dataset is None:
         raise OptionError("--dataset: which one? (dataset_tool.py makes them; clevr_1fov_32 ships with the project)")
     dataset = open_dataset(chosen.dataset, chosen.data_dir)
@@ -206,6 +212,10 @@ def main(argv=None):
     log(f"{dataset.name}: {len(dataset)} images, training at {chosen.resolution} px on {device_name(chosen.num_gpus)}")
     for line in notes(chosen, given, loss_options, resumed):
         log(line)
+    wandb = None
+    if chosen.dashboard_api == "wandb":
+        again = resume_command(run_dir, chosen)
+        wandb = WandbRun(run_dir, chosen.wandb_entity, record["flags"], "--dashboard_api wandb", again)
     try:
         path = train(
             run_dir,
@@ -225,6 +235,7 @@ def main(argv=None):
             tick_kimg=chosen.tick_kimg,
             snapshot_kimg=chosen.snapshot_kimg,
             interpolation_ticks=chosen.compute_interp_ticks,
+            wandb=wandb,
             keep_states=chosen.keep_states,
             num_gpus=chosen.num_gpus,
             num_threads=chosen.num_threads,
@@ -285,12 +296,13 @@ def notes(chosen, given, loss_options, resumed):
 class Resumed:
     """A snapshot to go on from, and what of the command line still applies.
 
-    The flags of its run are the defaults now. The same losses go on in the same run directory, other ones (fine-tuning)
-    start a new run.
+    The flags of its run are the defaults now. The same losses go on in the same run directory from its newest snapshot.
+    Other losses (fine-tuning), an older snapshot or one given by its path start a new run.
     """
 
     def __init__(self, chosen, given):
-        from progan.snapshot import find_snapshot, load_snapshot, pretrained_models
+        from progan.models import find_models
+        from progan.snapshot import find_snapshot, load_snapshot
 
         which = chosen.resume_snapshot
         self.run_dir = None
@@ -298,46 +310,89 @@ class Resumed:
             self.run_dir = runs.find_run_dir(chosen.results_dir, chosen.resume_exp)
         if self.run_dir is not None and (which == "latest" or which.isdigit()):
             self.path = find_snapshot(self.run_dir, which if which == "latest" else int(which))
+        elif which.isdigit():
+            raise OptionError(f"--resume_snapshot {which}: of which run? (--resume_exp)")
         else:
-            self.path = pretrained_models().get(which, which)
+            ((_, self.path),) = find_models([which], flag="--resume_snapshot")
         self.snapshot = load_snapshot(self.path)
         self.notes = [f"from {self.path}, {self.snapshot.kimg:g} kimg"]
-        stored = self.snapshot.options["flags"]
+        self.recorded = {part: self.snapshot.options.get(part) for part in ("flags", "loss")}
+        self.options = self._merged_options(chosen, given)
+        changed = self._changed_losses(given)
+        self._continues = not changed and self.recorded["loss"] is not None
+        in_its_run = self.run_dir is not None and os.path.dirname(self.path) == self.run_dir
+        newest = in_its_run and self.path == find_snapshot(self.run_dir)
+        self.in_place = self._continues and newest
+        self.loss_options = self._loss_options(given)
+        if changed:
+            self.notes.append(f"other losses than that run's ({', '.join(changed)}): a new run")
+        elif in_its_run and not newest:
+            self.notes.append("that run has newer snapshots, which stay as they are: a new run")
+
+    def _merged_options(self, chosen, given):
+        """The flags given, then those of the snapshot's run, then the defaults; the networks are the snapshot's."""
+        merged = options.to_json(chosen)
+        merged.update(self.recorded["flags"] or {})
         for name in ("nz", "resolution", "fmap_base", "fmap_max", "infogan_nz"):
             mine, theirs = getattr(chosen, name), getattr(self.snapshot.spec, name)
             added = name == "infogan_nz" and 0 in (mine, theirs)  # the Q head can come and go
             if name in given and mine != theirs and not added:
                 raise OptionError(f"--{name} {mine}: {self.path} has {name} {theirs}")
-        merged = dict(stored, **{name: getattr(chosen, name) for name in given})
+            merged[name] = theirs
+        merged.update({name: getattr(chosen, name) for name in given})
         merged.update(
             results_dir=chosen.results_dir, data_dir=chosen.data_dir, resume_exp=None, resume_snapshot="latest"
         )
-        self.options = options.validate(options.from_json(TrainOptions, merged, self.path))
-        changed = self._changed_losses(given)
-        self.in_place = self.run_dir is not None and os.path.dirname(self.path) == self.run_dir and not changed
-        self.loss_options = self._loss_options(given)
-        if changed:
-            self.notes.append(f"other losses than that run's ({', '.join(changed)}): a new run")
+        return options.validate(options.from_json(TrainOptions, merged, self.path))
 
     def _changed_losses(self, given):
-        stored, resolved = self.snapshot.options["flags"], self.snapshot.options["loss"]
+        stored, resolved = self.recorded["flags"] or {}, self.recorded["loss"]
+        if resolved is None:
+            return []
         names = [name for name in LOSS_FLAGS if name in given]
-        return [n for n in names if getattr(self.options, n) not in (stored[n], resolved.get(n, stored[n]))]
+        return [n for n in names if getattr(self.options, n) not in (stored.get(n), resolved.get(n, stored.get(n)))]
 
     def _loss_options(self, given):
         """The penalty's ramp keeps its origin, unless a model trained without it begins to be trained with it."""
         from progan.stage import LossOptions
 
-        stored = self.snapshot.options["loss"]
-        if self.in_place:
+        stored = self.recorded["loss"]
+        if self._continues:
             return LossOptions(**stored)
-        values = {name: getattr(self.options, name) if name in given else stored[name] for name in stored}
+        if stored is None:  # a published snapshot: what it was trained with is not in the file
+            self.notes.append("its losses are not recorded: taken for a model trained without the Hessian Penalty")
+            stored = dataclasses.asdict(loss_options_from_scratch(self.options))
+            values = dict(stored)
+            stored["hp_lambda"] = 0.0
+        else:
+            values = {name: getattr(self.options, name) if name in given else stored[name] for name in stored}
         if stored["hp_lambda"] == 0 and values["hp_lambda"] > 0:
-            values["hp_start_kimg"] = self.snapshot.kimg
+            begin = max(self.snapshot.kimg, self.options.hp_start_kimg if "hp_start_kimg" in given else 0.0)
+            values["hp_start_kimg"] = begin
             if "warmup_kimg" not in given:
                 values["warmup_kimg"] = 10000.0
-            self.notes.append(f"fine-tuning: the penalty's ramp is counted from {self.snapshot.kimg:g} kimg")
+            self.notes.append(f"fine-tuning: the penalty's ramp is counted from {begin:g} kimg")
+            if "hp_start_kimg" in given and begin > self.options.hp_start_kimg:
+                self.notes.append(
+                    f"note: --hp_start_kimg {self.options.hp_start_kimg:g} lies before this snapshot, so it is not used"
+                )
         return LossOptions(**values)
+
+    def check_schedule(self):
+        """Raise OptionError where nothing is left to train in a new run; note it where growth jumps."""
+        chosen, kimg = self.options, self.snapshot.kimg
+        if not self.in_place and kimg >= chosen.total_kimg:
+            raise OptionError(f"--total_kimg {chosen.total_kimg:g}: {self.path} has {kimg:g} kimg already; raise it")
+        if self.recorded["flags"] is None:
+            before = self.snapshot.lod
+        else:
+            before = level_of_detail(kimg, self.recorded["flags"])
+        after = level_of_detail(kimg, vars(chosen))
+        if abs(after - before) > 1e-6:
+            self.notes.append(
+                f"note: by --initial_resolution, --stage_kimg and --fade_kimg growth goes on at lod {after:.2f}; "
+                f"the snapshot was at {before:.2f}"
+            )
 
     def start(self, spec):
         """Return (networks, optimiser slots, Progress) for `train`."""
@@ -353,14 +408,20 @@ class Resumed:
         networks = new_networks(spec, self.options.seed)
         for net, weights in networks.items():
             weights.update({name: value for name, value in self.snapshot.networks[net].items() if name in weights})
-        if self.in_place and self.snapshot.state_name is not None:
-            state_path = os.path.join(self.run_dir, self.snapshot.state_name)
-            if os.path.exists(state_path):
-                slots, counters = load_state(self.run_dir, self.snapshot.state_name)
+        if self._continues and self.snapshot.state_name is not None:
+            directory = os.path.dirname(self.path)
+            if os.path.exists(os.path.join(directory, self.snapshot.state_name)):
+                slots, counters = load_state(directory, self.snapshot.state_name)
                 return networks, slots, Progress(**counters)
             self.notes.append(f"no {self.snapshot.state_name}: the optimisers start anew")
         images = self.snapshot.images_shown
         return networks, None, Progress(images_shown=images, tick_start_images=images, lod=self.snapshot.lod)
+
+
+def level_of_detail(kimg, flags):
+    """Return lod at `kimg` by the flags {name: value} of a run."""
+    names = ("resolution", "initial_resolution", "stage_kimg", "fade_kimg")
+    return schedule.level_of_detail(kimg, *(flags[name] for name in names))
 
 
 if __name__ == "__main__":

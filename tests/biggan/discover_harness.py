@@ -16,7 +16,7 @@ from biggan import reporting  # noqa: F401 - what takes long to import, the fork
 from biggan.discovery import Discovery
 from experiment_utils import files
 
-sys.path.insert(0, os.path.dirname(HERE))
+sys.path.insert(0, os.path.join(os.path.dirname(HERE), "helpers"))
 from interruptions import at_call, process
 
 FLAGS = "--G_path separable:of_eight_components --batch_size 16 --steps 60 --save_every 10 --device cpu".split()

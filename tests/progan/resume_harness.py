@@ -15,7 +15,7 @@ from progan_helpers import load_command
 from experiment_utils import files
 from progan.stage import Stage
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "helpers"))
 from interruptions import at_call, process
 
 # 48 steps of 4 images, the schedule looked up at every 4th: 4 px (steps 1-4), 8 px fading in (5-20), 16 px fading in

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import wandb_stand_in
 from progan_helpers import random_networks, read_scalars
 
 import progan.training
@@ -108,8 +109,7 @@ def refusal(ending):
         ("--hp_lambda -1", "--hp_lambda -1.0: must not be negative"),
         ("--metrics FID", "--metrics FID: metrics during training are not available yet"),
         ("--num_gpus 2", "--num_gpus 2: training on several GPUs is not available yet"),
-        ("--dashboard_api wandb", "wandb"),
-        ("--wandb_entity me", "wandb"),
+        ("--wandb_entity me", "--wandb_entity me: only with --dashboard_api wandb"),
         ("--dataset nothing", "nothing: no such dataset (in "),
         ("--resolution 32", "--resolution 32: squares has images of 16 px"),
         ("--resolution 12", "--resolution 12: must be a power of two"),
@@ -121,7 +121,8 @@ def refusal(ending):
         ("--lr nan", "--lr nan: must be greater than 0"),
         ("--seed 4294967296", "--seed 4294967296: must be"),
         ("--resume_exp 7", "no run number 7 in"),
-        ("--resume_snapshot nowhere.safetensors", "nowhere.safetensors: no such file"),
+        ("--resume_snapshot nowhere.safetensors", "--resume_snapshot nowhere.safetensors: neither a run number, nor a"),
+        ("--resume_snapshot 5", "--resume_snapshot 5: of which run? (--resume_exp)"),
     ],
 )
 def test_refusals(command, trainer, results_dir, flags, said):
@@ -326,6 +327,66 @@ def test_a_chosen_snapshot(command, trainer):
     assert "no snapshot at 5 kimg; there are 0, 1, 2" in message
 
 
+def test_an_older_snapshot_starts_a_new_run(command, trainer):
+    """The newer ones are nobody's past then: a later `latest` must not pick them."""
+    command(f"{SMALL} --hp_lambda 0.2")
+    for _ in range(2):
+        command("--resume_exp 0")
+    first = trainer.last
+    _, out, _ = command("--resume_exp 0 --resume_snapshot 0")
+    call = trainer.last
+    assert os.path.basename(call.run_dir).startswith("00001-") and call.losses == first.losses
+    assert call.start[1] == {"slot": np.float32([500])} and call.start[2].step == 125  # goes on bit for bit
+    assert "that run has newer snapshots, which stay as they are: a new run" in out
+    command("--resume_exp 0 --resume_snapshot 0 --hp_lambda 0.3")
+    assert trainer.last.losses.hp_lambda == 0.3 and trainer.last.start[1] is None
+    assert list(list_snapshots(first.run_dir)) == [0, 1]
+
+
+def test_a_new_run_with_nothing_left_to_train_is_refused(command, trainer, results_dir):
+    command(f"{SMALL} --hp_lambda 0 --total_kimg 0.5")
+    said = refusal(command("--resume_exp 0 --hp_lambda 0.3"))
+    assert said.startswith("train.py: error: --total_kimg 0.5: ") and said.endswith("has 0.5 kimg already; raise it")
+    assert len(os.listdir(results_dir)) == 1 and len(trainer.calls) == 1
+
+
+def test_growth_that_jumps_is_said(command, trainer):
+    command(f"{SMALL} --stage_kimg 0.1 --fade_kimg 0.1")
+    assert "goes on at lod" not in command("--resume_exp 0")[1]
+    _, out, _ = command("--resume_exp 0 --stage_kimg 600")
+    assert "note: by --initial_resolution, --stage_kimg and --fade_kimg growth goes on at lod 2.00; " in out
+
+
+def test_a_start_of_the_penalty_later_than_the_snapshot(command, trainer):
+    command(f"{SMALL} --hp_lambda 0")
+    _, out, _ = command("--resume_exp 0 --hp_lambda 0.3 --hp_start_kimg 4")
+    assert losses_of(trainer.last) == (0.3, 4, 10000) and "ramp is counted from 4 kimg" in out
+    _, out, _ = command("--resume_exp 0 --hp_lambda 0.3 --hp_start_kimg 0.2")
+    assert losses_of(trainer.last) == (0.3, 0.5, 10000)
+    assert "--hp_start_kimg 0.2 lies before this snapshot, so it is not used" in out
+
+
+def unrecorded(path, tmp_path):
+    """The snapshot as a published one comes: without the options of its run."""
+    snapshot = load_snapshot(path)
+    elsewhere = str(tmp_path / "published.safetensors")
+    save_snapshot(elsewhere, Snapshot(snapshot.spec, snapshot.networks, 0.0, 3000, {}))
+    return elsewhere
+
+
+def test_a_snapshot_of_unknown_losses_is_fine_tuned(command, trainer, tmp_path):
+    command(f"{SMALL} --fmap_max 9")
+    path = unrecorded(list_snapshots(trainer.last.run_dir)[0], tmp_path)
+    status, out, err = command("--dataset squares --num_gpus 0", "--resume_snapshot", path)
+    assert status == 0, err
+    call = trainer.last
+    assert (call.spec.nz, call.spec.fmap_base, call.spec.fmap_max) == (4, 16, 9)
+    assert losses_of(call) == (0.05, 3, 10000) and call.start[2].images_shown == 3000
+    assert "its losses are not recorded: taken for a model trained without the Hessian Penalty" in out
+    command("--dataset squares --num_gpus 0 --hp_lambda 0", "--resume_snapshot", path)
+    assert losses_of(trainer.last)[0] == 0
+
+
 def test_a_snapshot_by_its_path_starts_a_new_run(command, trainer, tmp_path):
     command(f"{SMALL} --hp_lambda 0.2")
     path = str(tmp_path / "elsewhere.safetensors")
@@ -356,6 +417,30 @@ def test_a_broken_snapshot_is_refused(command, trainer):
 def test_a_run_without_snapshots_is_refused(command, trainer, results_dir):
     os.makedirs(os.path.join(results_dir, "00003-x"))
     assert "00003-x: no network-snapshot" in refusal(command("--resume_exp 3"))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Weights & Biases
+
+
+def test_wandb_that_is_not_installed(command, trainer, monkeypatch, results_dir):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # importing it fails then, whether it is there or not
+    said = refusal(command(f"{SMALL} --dashboard_api wandb --wandb_entity me"))
+    assert "--dashboard_api wandb: the package wandb is not installed (pip install wandb)" in said
+    assert not os.path.exists(results_dir)
+
+
+def test_wandb_is_told_what_tensorboard_is(command, monkeypatch, tmp_path):
+    notes = wandb_stand_in.install(monkeypatch, tmp_path)
+    assert command(f"{TINY} --hp_lambda 0 --compute_interp_ticks 3 --dashboard_api wandb --wandb_entity me")[0] == 0
+    (_, keywords), *logged, finish = notes()
+    assert (keywords["entity"], keywords["name"]) == ("me", "00000-squares-4px-vanilla") and finish == ["finish"]
+    assert keywords["config"]["total_kimg"] == 0.096 and keywords["resume"] == "allow"
+    scalars = {step: values for _, values, step in logged if "loss/G" in values}
+    assert list(scalars) == [32, 64, 96]
+    assert scalars[96]["loss/G"] == pytest.approx(read_scalars(keywords["dir"])["loss/G"][96], rel=1e-6)
+    assert {"traversal": "video traversal000000.gif"} in [values for _, values, _ in logged]
+    assert sum("fakes" in values for _, values, _ in logged) == 4 and sum("reals" in v for _, v, _ in logged) == 1
 
 
 # ----------------------------------------------------------------------------------------------------------------------
