@@ -11,8 +11,8 @@ an entry make 2n(n + 1), twice as many. Both err by O(ε²).
 
 Rounding: the differences are taken in float64, so only the images' own rounding counts. Where an image element is off
 by δ, entries are off by √6 δ/ε² on the diagonal and √10 δ/(2 ε²) off it (standard deviations): 245 δ and 158 δ at
-ε = 0.1. The shipped model of 16 px has δ = 3e-7 in float32, so its entries are off by 7e-5 and 4e-5; theirs are 0.12 and
-0.016 (root mean squares).
+ε = 0.1. The shipped model of 16 px has δ = 3e-7 in float32: so its entries, of 0.12 and 0.016 (root mean squares), are
+off by 7e-5 and 4e-5.
 """
 
 import numpy as np
