@@ -18,6 +18,7 @@ from experiment_utils.files import atomic_write, read_json, write_json
 from experiment_utils.runs import progress
 
 _CHUNK = 1 << 20
+_BLOCK = 1 << 16  # what is lost of a download when its server falls silent
 _TIMEOUT = 60  # seconds without a byte
 _BIGGEST_RATIO = 200  # of an archive's content to its own size: deflate itself reaches 1000 on zeros
 
@@ -37,7 +38,9 @@ def fetch(url, path, sha256=None):
 
     A file that is there already is not fetched again. While it is incomplete it is PATH.part, which the next call
     continues if the server still has the same file. Its SHA-256 must be `sha256`; where that is None, it is written to
-    PATH.sha256 the first time and must be the same ever after. Raises DownloadError.
+    PATH.sha256 (with the size and the address) the first time and must be the same ever after. Without a checksum, a
+    server that does not say where the file ends is refused: half a file would pass for a whole one. Raises
+    DownloadError.
     """
     path = os.fspath(path)
     _check_address(url)
@@ -50,9 +53,14 @@ def fetch(url, path, sha256=None):
         source = "" if sha256 or expected is None else f" as {path}.sha256 notes of an earlier download"
         digest = _fetch_anew(url, path, expected, source)
     if sha256 is None and expected is None:
-        with atomic_write(f"{path}.sha256", "w") as stream:
-            stream.write(f"{digest}  {os.path.basename(path)}\n")  # as sha256sum -c reads it
+        record(path, digest, url)
     return path
+
+
+def record(path, digest, source):
+    """Write PATH.sha256, which `sha256sum -c` reads: the checksum of `path`, its size, and where it is from."""
+    with atomic_write(f"{path}.sha256", "w") as stream:
+        stream.write(f"{digest}  {os.path.basename(path)}\n# {os.path.getsize(path)} bytes from {source}\n")
 
 
 def _check_address(url):
@@ -96,7 +104,7 @@ def _fetch_anew(url, path, expected, source):
     """
     part, about = f"{path}.part", f"{path}.part.json"
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    _download(url, part, about)
+    _download(url, part, about, end_must_be_known=expected is None)
     digest = file_sha256(part)
     wrong = expected is not None and digest != expected
     os.remove(about)
@@ -107,7 +115,7 @@ def _fetch_anew(url, path, expected, source):
     return digest
 
 
-def _download(url, part, about):
+def _download(url, part, about, end_must_be_known):
     """Bring `part` to its full length."""
     version = _version_of_part(url, part, about)
     have = os.path.getsize(part) if version else 0
@@ -132,6 +140,13 @@ def _download(url, part, about):
             _copy(url, response, stream, have, total)
             stream.flush()
             os.fsync(stream.fileno())
+        if end_must_be_known and total is None and not response.chunked:
+            # The end of the connection is all that ends such a file. A server that continues files says, when it is
+            # asked for more, whether there is more: hence "try again" where it names a version.
+            again = "try again" if _version(response) else "give its SHA-256, or fetch it with other means"
+            raise DownloadError(
+                f"{url}: {os.path.getsize(part)} bytes came, and the server does not say whether that is all; {again}"
+            )
 
 
 def _copy(url, response, stream, have, total):
@@ -147,7 +162,7 @@ def _copy(url, response, stream, have, total):
         while True:
             problem = None
             try:
-                chunk = response.read(_CHUNK)
+                chunk = response.read(_BLOCK)
             except http.client.IncompleteRead as incomplete:
                 chunk, problem = incomplete.partial, "the connection closed"
             except (OSError, http.client.HTTPException) as broken:

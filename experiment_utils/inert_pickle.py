@@ -8,12 +8,14 @@ calling or instantiating it gives a `Record` of what was asked for. The exceptio
     inert_load(stream, allowed=NUMPY)       any pickle; NumPy arrays are arrays, everything else is records
     load_pth("G_ema.pth")                   what torch.save wrote, as tensors; refused if it needs more than tensors
 
-Sizes that a pickle states are compared with the size of the file before anything is allocated.
+Sizes that a pickle states are compared with the size of the file before anything is allocated, and what its calls copy
+is bounded by a multiple of that size, however often they refer to the same content.
 """
 
 import collections
 import io
 import os
+import pickle
 import pickletools
 import zipfile
 import zlib
@@ -21,6 +23,9 @@ import zlib
 import numpy as np
 
 from experiment_utils.errors import UserError
+
+_COPIES = 8  # bytes and entries that calls may copy, in sizes of the file...
+_SMALL = 1 << 20  # ...and beyond those
 
 Global = collections.namedtuple("Global", "module name")
 Global.__doc__ = "A class or function that a pickle names. It was neither imported nor called."
@@ -97,7 +102,7 @@ class _BoundedStream:
     def __init__(self, stream):
         self._stream = stream
         start = stream.tell()
-        self._end = stream.seek(0, os.SEEK_END)
+        self.size = self._end = stream.seek(0, os.SEEK_END)
         self.tell = stream.tell
         self.readline = stream.readline
         stream.seek(start)
@@ -114,8 +119,10 @@ class _Machine:
     def __init__(self, allowed, strict, persistent_load):
         self.allowed, self.strict, self.persistent_load = allowed, strict, persistent_load
         self.stack, self.below, self.memo = [], [], {}  # below: the stacks that a MARK has put aside
+        self.left = 0  # what calls may still copy
 
     def run(self, stream):
+        self.left = _COPIES * stream.size + _SMALL
         for opcode, argument, _ in pickletools.genops(stream):
             name = opcode.name
             if name == "STOP":
@@ -126,6 +133,12 @@ class _Machine:
                 self.stack.append(self.memo[argument])
             elif name in _PUTS:
                 self.memo[len(self.memo) if argument is None else argument] = self.stack[-1]
+            elif name == "PROTO":
+                if argument > pickle.HIGHEST_PROTOCOL:
+                    raise InertPickleError(
+                        f"written with pickle protocol {argument}, and this Python reads 0 to {pickle.HIGHEST_PROTOCOL}"
+                        "; open it with a newer Python"
+                    )
             elif name not in _IGNORED:
                 _INSTRUCTIONS[name](self, argument)
         raise InertPickleError("truncated: the pickle has no end")
@@ -169,7 +182,14 @@ class _Machine:
             raise MissingGlobalError(wanted)
         return wanted
 
+    def spend(self, values):
+        """Count what a call may copy. A pickle can refer to one value any number of times, so that it need not grow."""
+        self.left -= sum(len(value) for value in values if isinstance(value, _SIZED))
+        if self.left < 0:
+            raise InertPickleError("refers to the same content so often that it would grow to many times the file")
+
     def call(self, function, arguments, keywords=None):
+        self.spend((arguments, *arguments, keywords))
         constructor = self.allowed.get(function) if isinstance(function, Global) else None
         if constructor is not None:
             return constructor(*arguments, **(keywords or {}))
@@ -203,6 +223,7 @@ class _Machine:
     def build(self, _):
         state = self.stack.pop()
         target = self.stack[-1]
+        self.spend(state if isinstance(state, tuple) else ())
         if isinstance(target, Record):
             target.state = state
         elif type(target) is np.ndarray:
@@ -248,13 +269,14 @@ class _Machine:
         self.set_items([key, value])
 
 
+_SIZED = (bytes, bytearray, str, list, tuple, dict, set, frozenset)
 _INTEGERS = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
 _TEXTS = {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"}
 _BYTES = {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
 _LITERALS = _INTEGERS | _TEXTS | _BYTES
 _GETS = {"GET", "BINGET", "LONG_BINGET"}
 _PUTS = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
-_IGNORED = {"PROTO", "FRAME", "READONLY_BUFFER"}
+_IGNORED = {"FRAME", "READONLY_BUFFER"}
 _INSTRUCTIONS = {
     "NONE": lambda m, _: m.push(None),
     "NEWTRUE": lambda m, _: m.push(True),

@@ -6,10 +6,12 @@ import http.server
 import os
 import socket
 import threading
+import time
 import zipfile
 
 import pytest
 
+from experiment_utils import download
 from experiment_utils.download import DownloadError, extract_zip, fetch, file_sha256, google_drive
 
 CONTENT = bytes(range(256)) * 5000  # more than one chunk
@@ -27,6 +29,8 @@ class Server:
         self.break_after = None  # bytes of the body, and then the connection closes
         self.chunked = False
         self.length = None  # what it says for the length of the body; None: the truth
+        self.stated = True  # whether it says a length at all
+        self.hang = None  # seconds that it stays silent after the body, the connection open
         self.wrong_range = False
         self.requests = []  # (Range, If-Range) of every request
 
@@ -54,10 +58,15 @@ class Server:
             handler.send_header("Content-Range", f"bytes {start}-{len(self.content) - 1}/{len(self.content)}")
         if self.chunked:
             handler.send_header("Transfer-Encoding", "chunked")
-        else:
+        elif self.stated:
             handler.send_header("Content-Length", str(len(body)) if self.length is None else self.length)
+        else:
+            handler.send_header("Connection", "close")
         handler.end_headers()
         self.send(handler.wfile, body if self.break_after is None else body[: self.break_after])
+        if self.hang:
+            handler.wfile.flush()
+            time.sleep(self.hang)
         handler.close_connection = True
 
     def send(self, stream, body):
@@ -215,9 +224,57 @@ def test_a_truncated_body_of_unknown_length(server, path):
     assert not os.path.exists(path)
 
 
-def test_a_length_that_is_no_number(server, path):
-    server.length = "a lot"
-    assert read(fetch(server.url, path)) == CONTENT
+@pytest.mark.parametrize("length", [None, "a lot"])
+@pytest.mark.parametrize("after", [None, 300000])
+def test_a_body_that_only_the_connections_end_ends(server, path, length, after):
+    """Nothing but a checksum, or the server's own word when it is asked for more, tells that it is whole."""
+    server.etag, server.stated, server.length, server.break_after = None, length is not None, length, after
+    for _ in range(2):
+        with pytest.raises(DownloadError, match=r"the server does not say whether that is all; give its SHA-256"):
+            fetch(server.url, path)
+        assert not os.path.exists(path)
+    if after is None:
+        assert read(fetch(server.url, path, SHA256)) == CONTENT
+    else:
+        with pytest.raises(DownloadError, match="has SHA-256"):
+            fetch(server.url, path, SHA256)
+
+
+def test_a_body_of_unknown_length_is_whole_when_the_server_says_there_is_no_more(server, path):
+    server.stated, server.break_after = False, 300000
+    with pytest.raises(DownloadError, match="300000 bytes came, and the server does not say .*; try again"):
+        fetch(server.url, path)
+    server.break_after = None
+    with pytest.raises(DownloadError, match=f"{len(CONTENT)} bytes came, .*; try again"):
+        fetch(server.url, path)  # continued, but the rest ends with the connection, too
+    fetch(server.url, path)
+    assert read(path) == CONTENT and server.requests[-1][0] == f"bytes={len(CONTENT)}-"
+
+
+def test_a_server_that_hangs(server, path, monkeypatch):
+    monkeypatch.setattr(download, "_TIMEOUT", 0.3)
+    server.break_after, server.hang = 300000, 1.0
+    with pytest.raises(DownloadError, match=r"broke off after \d+ of \d+ bytes \(.*timed out.*\); try again"):
+        fetch(server.url, path)
+    have = os.path.getsize(path + ".part")
+    assert 200000 < have <= 300000
+    server.break_after = server.hang = None
+    fetch(server.url, path)
+    assert read(path) == CONTENT and server.requests[-1][0] == f"bytes={have}-"
+
+
+def test_a_server_that_says_too_little(server, path):
+    """Content-Length is the server's word: with a smaller one the rest is out of sight, and only a checksum tells."""
+    server.length = "1000"
+    with pytest.raises(DownloadError, match="has SHA-256"):
+        fetch(server.url, path, SHA256)
+    assert os.listdir(os.path.dirname(path)) == []
+
+
+def test_a_server_that_says_too_much(server, path):
+    server.length = str(len(CONTENT) + 5)
+    with pytest.raises(DownloadError, match=f"broke off after {len(CONTENT)} of {len(CONTENT) + 5} bytes"):
+        fetch(server.url, path)
 
 
 @pytest.mark.parametrize("status", [403, 404, 500])
@@ -284,7 +341,8 @@ def test_a_file_in_place_is_checked(server, path):
 
 def test_an_unknown_checksum_is_recorded_and_holds_ever_after(server, path):
     fetch(server.url, path)
-    assert open(path + ".sha256").read() == f"{SHA256}  G_ema.pth\n"
+    recorded = f"{SHA256}  G_ema.pth\n# {len(CONTENT)} bytes from {server.url}\n"
+    assert open(path + ".sha256").read() == recorded
     os.remove(path)
     server.content = CONTENT[:-1] + b"!"
     with pytest.raises(DownloadError, match=rf"should be {SHA256} as .*G_ema\.pth\.sha256 notes"):

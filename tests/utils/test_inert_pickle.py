@@ -500,6 +500,46 @@ def test_pickles_follow_each_other_in_a_stream():
     assert stream.read() == b"rest"
 
 
+def many_arrays_of_one_content(count):
+    """Protocol 3: `count` arrays, each to copy the one content that the memo holds."""
+    content = bytes(2**20)
+    keep = b"B" + struct.pack("<I", len(content)) + content + b"q\x090"
+    dtype = b"cnumpy\ndtype\n" + text("u1") + b"\x89\x88\x87R"
+    array = b"cnumpy.core.numeric\n_frombuffer\n(h\x09" + dtype + integer((2**20,)) + text("C") + b"tR"
+    return b"\x80\x03]" + keep + b"(" + array * count + b"e."
+
+
+def test_a_small_file_cannot_become_many_arrays():
+    assert len(inert_load(io.BytesIO(many_arrays_of_one_content(5)), allowed=NUMPY, strict=True)) == 5
+    with pytest.raises(InertPickleError, match="refers to the same content so often"):
+        inert_load(io.BytesIO(many_arrays_of_one_content(10000)), allowed=NUMPY, strict=True)
+
+
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        b"cbuiltins\nbytearray\nh\x00\x85R",
+        b"cbuiltins\nset\nh\x01\x85R",
+        b"cbuiltins\nobject\nh\x01R",  # what a record keeps of its arguments
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + text("b") + b"\x87R"
+        b"(K\x01J\x00\x00\x10\x00\x85cnumpy\ndtype\n" + text("u1") + b"\x89\x88\x87R\x89h\x00tb",
+    ],
+    ids=["bytearray", "set", "arguments", "array state"],
+)
+def test_nor_many_copies_by_other_calls(repeated):
+    content = bytes(2**20)
+    keep = b"B" + struct.pack("<I", len(content)) + content + b"q\x000" + b"](" + b"K\x07" * 2**19 + b"eq\x010"
+    program = b"\x80\x03" + keep + b"](" + repeated * 1000 + b"e."
+    with pytest.raises(InertPickleError, match="refers to the same content so often"):
+        inert_load(io.BytesIO(program), allowed=NUMPY)
+
+
+def test_a_protocol_that_this_python_does_not_read():
+    content = b"\x80" + bytes([pickle.HIGHEST_PROTOCOL + 1]) + b"N."
+    with pytest.raises(InertPickleError, match=rf"protocol {pickle.HIGHEST_PROTOCOL + 1}, .*; open it with a newer"):
+        inert_load(io.BytesIO(content), allowed={})
+
+
 class Point:
     """Our stand-in for a class that a pickle names."""
 
