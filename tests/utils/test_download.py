@@ -242,10 +242,10 @@ def test_a_body_that_only_the_connections_end_ends(server, path, length, after):
 
 def test_a_body_of_unknown_length_is_whole_when_the_server_says_there_is_no_more(server, path):
     server.stated, server.break_after = False, 300000
-    with pytest.raises(DownloadError, match="300000 bytes came, and the server does not say .*; try again"):
+    with pytest.raises(DownloadError, match=r"300000 bytes came, and the server does not say .*; try again"):
         fetch(server.url, path)
     server.break_after = None
-    with pytest.raises(DownloadError, match=f"{len(CONTENT)} bytes came, .*; try again"):
+    with pytest.raises(DownloadError, match=rf"{len(CONTENT)} bytes came, .*; try again"):
         fetch(server.url, path)  # continued, but the rest ends with the connection, too
     fetch(server.url, path)
     assert read(path) == CONTENT and server.requests[-1][0] == f"bytes={len(CONTENT)}-"

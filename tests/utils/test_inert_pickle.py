@@ -522,13 +522,13 @@ def test_a_small_file_cannot_become_many_arrays():
         b"cbuiltins\nset\nh\x01\x85R",
         b"cbuiltins\nobject\nh\x01R",  # what a record keeps of its arguments
         b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + text("b") + b"\x87R"
-        b"(K\x01J\x00\x00\x10\x00\x85cnumpy\ndtype\n" + text("u1") + b"\x89\x88\x87R\x89h\x00tb",
+        b"(K\x01J\x00\x00\x04\x00\x85cnumpy\ndtype\n" + text("u1") + b"\x89\x88\x87R\x89h\x00tb",
     ],
     ids=["bytearray", "set", "arguments", "array state"],
 )
 def test_nor_many_copies_by_other_calls(repeated):
-    content = bytes(2**20)
-    keep = b"B" + struct.pack("<I", len(content)) + content + b"q\x000" + b"](" + b"K\x07" * 2**19 + b"eq\x010"
+    content = bytes(2**18)
+    keep = b"B" + struct.pack("<I", len(content)) + content + b"q\x000" + b"](" + b"K\x07" * 2**17 + b"eq\x010"
     program = b"\x80\x03" + keep + b"](" + repeated * 1000 + b"e."
     with pytest.raises(InertPickleError, match="refers to the same content so often"):
         inert_load(io.BytesIO(program), allowed=NUMPY)
