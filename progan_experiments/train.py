@@ -332,6 +332,8 @@ class Resumed:
     def _merged_options(self, chosen, given):
         """The flags given, then those of the snapshot's run, then the defaults; the networks are the snapshot's."""
         merged = options.to_json(chosen)
+        # A published snapshot has grown already, whatever its kimg count, which is not in the file.
+        merged["initial_resolution"] = schedule.current_resolution(self.snapshot.lod, self.snapshot.spec.resolution)
         merged.update(self.recorded["flags"] or {})
         for name in ("nz", "resolution", "fmap_base", "fmap_max", "infogan_nz"):
             mine, theirs = getattr(chosen, name), getattr(self.snapshot.spec, name)

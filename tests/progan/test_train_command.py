@@ -383,6 +383,7 @@ def test_a_snapshot_of_unknown_losses_is_fine_tuned(command, trainer, tmp_path):
     assert (call.spec.nz, call.spec.fmap_base, call.spec.fmap_max) == (4, 16, 9)
     assert losses_of(call) == (0.05, 3, 10000) and call.start[2].images_shown == 3000
     assert "its losses are not recorded: taken for a model trained without the Hessian Penalty" in out
+    assert call.keywords["initial_resolution"] == 16 and "goes on at lod" not in out  # it has grown already
     command("--dataset squares --num_gpus 0 --hp_lambda 0", "--resume_snapshot", path)
     assert losses_of(trainer.last)[0] == 0
 
