@@ -3,6 +3,9 @@
 One static graph is built for each stage (a resolution, fading in or not, with or without the penalty), and thrown away
 when the stage ends; weights and optimiser slots are carried over as arrays. Every random draw is made here, from
 (seed, step), and fed: on one CPU thread the same options give the same bits, also after a resume.
+
+Several workers (parallel.py) run this loop in step. Each looks at its part of the images; the first one alone reports and
+saves, while the others wait for it at the next collective.
 """
 
 import dataclasses
@@ -15,6 +18,7 @@ from experiment_utils.errors import Interrupted, TrainingError
 from experiment_utils.runs import progress, stop_signals
 from progan import schedule
 from progan.networks import initial_weights
+from progan.parallel import Workers
 from progan.reporting import Reporter
 from progan.snapshot import Snapshot, network_shapes, prune, save_snapshot, save_state, snapshot_path
 from progan.stage import Stage, StageKey
@@ -39,7 +43,7 @@ class Progress:
 
 
 def train(
-    run_dir,  # where everything goes
+    run_dir,  # where everything goes; not used by workers other than the first
     dataset,  # experiment_utils.datasets.Dataset
     spec,  # NetworkSpec
     loss_options,  # LossOptions
@@ -62,8 +66,9 @@ def train(
     keep_states=0,  # newest training states to keep; 0: all
     num_gpus=0,
     num_threads=0,  # CPU threads; 0: as TensorFlow likes
+    workers=None,  # parallel.Workers, connected; None: this process alone
 ):
-    """Train until `total_kimg`. Returns the path of the last snapshot.
+    """Train until `total_kimg`. Returns the path of the last snapshot; None on workers other than the first.
 
     Raises TrainingError where a loss is not finite (no snapshot is written then), Interrupted after a SIGINT or SIGTERM
     (one is), OSError where the disk refuses (what was saved before stays).
@@ -74,9 +79,11 @@ def train(
         slots, state = None, Progress()
     else:
         networks, slots, state = start
-    prune(run_dir, keep_states)
-    stage = None
-    reporter = Reporter(run_dir, dataset, spec, seed, state.images_shown, wandb)
+    workers = workers or Workers(None, num_gpus, num_threads)
+    stage, reporter = None, None
+    if workers.chief:
+        prune(run_dir, keep_states)
+        reporter = Reporter(run_dir, dataset, spec, seed, state.images_shown, wandb)
     seconds, images_timed = 0.0, 0  # of training alone, since the last report
     total_images = int(total_kimg * 1000)
 
@@ -97,7 +104,7 @@ def train(
         initial=min(state.images_shown / 1000, total_kimg),
         desc="training",
         bar_format="{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total:g} kimg [{elapsed}<{remaining}{postfix}]",
-        disable=None,  # where there is no terminal, the lines of the log are enough
+        disable=None if workers.chief else True,  # None: where there is no terminal, the lines of the log are enough
     )
     path = None
     with stop_signals() as stop, bar:
@@ -110,7 +117,7 @@ def train(
             penalised = bool(layers) and loss_options.hp_lambda > 0 and kimg >= loss_options.hp_start_kimg
             ramp = schedule.penalty_ramp(kimg, loss_options.hp_start_kimg, loss_options.warmup_kimg)
             hp_weight = loss_options.hp_lambda * ramp
-            size = (minibatch or {}).get(resolution) or schedule.default_minibatch(resolution, num_gpus)
+            size = (minibatch or {}).get(resolution) or schedule.default_minibatch(resolution, workers.count)
             key = StageKey(resolution, fading=lod % 1 > 0, penalised=penalised, minibatch=size)
             if stage is None or stage.key != key:
                 if stage is not None:
@@ -119,9 +126,9 @@ def train(
                     stage.close()
                 if state.lod is not None and _rounded(state.lod) != _rounded(lod):
                     slots = None  # a fade-in begins or ends: the optimisers start anew
-                stage = Stage(key, spec, loss_options, networks, slots, lr, num_gpus, num_threads)
+                stage = Stage(key, spec, loss_options, networks, slots, lr, num_gpus, num_threads, workers)
                 log(stage.describe())
-                if state.step == 0:
+                if state.step == 0 and workers.chief:
                     reporter.reals()
                     reporter.fakes(stage.sampler(lod), state.images_shown)
 
@@ -129,7 +136,7 @@ def train(
             state.lod = lod
             begin = time.time()
             for _ in range(MINIBATCHES_PER_DECISION):
-                images = dataset.minibatch(resolution, seed, state.images_shown, size)
+                images = dataset.minibatch(resolution, seed, state.images_shown, size, workers.part)
                 values = stage.train_step(images, lod, hp_weight, seed, state.step)
                 state.step += 1
                 state.images_shown += size
@@ -164,27 +171,34 @@ def train(
                     }
                 )
                 state.sums, seconds, images_timed = {}, 0.0, 0
-                reporter.scalars(scalars, state.images_shown)
-                log(_line(state, scalars, lod, resolution))
-                if interpolation_ticks and state.tick % interpolation_ticks == 0:
-                    reporter.traversal(stage.sampler(lod), state.images_shown)
-                if evaluate is not None and (done or state.tick % evaluation_ticks == 0):
-                    values = evaluate(stage.sampler(lod), state.images_shown)
-                    reporter.scalars(values, state.images_shown)
-                    log("  " + "  ".join(f"{name} {value:.5g}" for name, value in values.items()))
                 if snapshot_kimg is None:
-                    due = state.tick == 1 or state.tick % 5 == 0
+                    due = done or state.tick == 1 or state.tick % 5 == 0
                 else:
-                    due = state.images_shown >= state.snapshot_images + 1000 * snapshot_kimg
-                if done or due:
+                    due = done or state.images_shown >= state.snapshot_images + 1000 * snapshot_kimg
+                if due:
                     state.snapshot_images = state.images_shown
-                    reporter.fakes(stage.sampler(lod), state.images_shown)
-                    path = save()
-            if stop.received is not None and not done:
-                if state.snapshot_images != state.images_shown:
+                if workers.chief:
+                    sample = stage.sampler(lod)
+                    scalars.update(reporter.diagonalness(sample))
+                    reporter.scalars(scalars, state.images_shown)
+                    log(_line(state, scalars, lod, resolution))
+                    if interpolation_ticks and state.tick % interpolation_ticks == 0:
+                        reporter.traversal(sample, state.images_shown)
+                    if evaluate is not None and (done or state.tick % evaluation_ticks == 0):
+                        values = evaluate(sample, state.images_shown)
+                        reporter.scalars(values, state.images_shown)
+                        log("  " + "  ".join(f"{name} {value:.5g}" for name, value in values.items()))
+                    if due:
+                        reporter.fakes(sample, state.images_shown)
+                        path = save()
+            received = workers.agree(stop.received)
+            if received is not None and not done:
+                if workers.chief and state.snapshot_images != state.images_shown:
                     path = save()  # beside the schedule, which a resumed run keeps to
-                raise Interrupted(f"stopped by signal {stop.received}; saved {path}", stop.received)
-    reporter.close()
+                workers.agree()  # the others stay until it is saved
+                raise Interrupted(f"stopped by signal {received}; saved {path or 'by worker 0'}", received)
+    if workers.chief:
+        reporter.close()
     if stage is not None:
         stage.close()
     return path
@@ -217,5 +231,6 @@ def _line(state, scalars, lod, resolution):
         f"tick {state.tick:<4d} kimg {state.images_shown / 1000:<9.1f} lod {lod:.2f} ({resolution}x{resolution})  "
         f"{scalars['timing/seconds_per_kimg']:.2f} s/kimg  loss D {scalars['loss/D']:.3f} G {scalars['loss/G']:.3f}"
         + (f"  penalty {penalty:.4g}" if penalty else "")
+        + f"  diagonal-ness {scalars['diagonalness/energy_share']:.3f}"
         + (f"  skipped updates {state.skipped_updates}" if state.skipped_updates else "")
     )
