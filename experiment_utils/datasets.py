@@ -111,13 +111,15 @@ class Dataset:
             image[:] = decoded
         return images
 
-    def minibatch(self, resolution, seed, images_shown, size):
+    def minibatch(self, resolution, seed, images_shown, size, part=slice(None)):
         """Return the `size` images that follow the first `images_shown` of training, uint8 [size, H, W, C].
 
         Each epoch shows every image once, in an order of its own. The same (seed, images_shown) gives the same images,
         and it does not matter how training is cut into minibatches.
+
+        part  slice: which of them to return, where several workers share a minibatch
         """
-        epochs, offsets = np.divmod(np.arange(images_shown, images_shown + size), self._count)
+        epochs, offsets = np.divmod(np.arange(images_shown, images_shown + size)[part], self._count)
         orders = {epoch: self._epoch_order(self._count, seed, epoch) for epoch in np.unique(epochs).tolist()}
         return self.images(resolution, [orders[epoch][offset] for epoch, offset in zip(epochs.tolist(), offsets)])
 

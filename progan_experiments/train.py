@@ -3,13 +3,14 @@
 
 import dataclasses
 import os
+import sys
 
 from experiment_utils import __version__, options, runs
 from experiment_utils.errors import Interrupted, OptionError, run_command
 from experiment_utils.files import write_json
 from experiment_utils.options import at_least, not_negative, option, positive, power_of_two, random_seed
 from experiment_utils.weights_and_biases import WandbRun, require_wandb
-from progan import schedule
+from progan import cluster, launch, schedule
 from progan.dataset import open_dataset
 
 EXAMPLES = """
@@ -24,11 +25,25 @@ EXAMPLES = """
     train.py --resume_exp 3 --hp_lambda 0.05 --total_kimg 60000
   fine-tune a published snapshot (download.py clevr_simple_bl fetches it)
     train.py --resume_snapshot clevr_simple_bl --dataset clevr_simple --hp_lambda 0.05 --total_kimg 60000
+  on the four GPUs of this machine, or with two processes on its CPU
+    train.py --dataset edges_and_shoes --num_gpus 4
+    train.py --dataset clevr_1fov_32 --resolution 16 --fmap_base 64 --minibatch 16 --num_cpu_workers 2
+  on several machines: the same command once for each GPU, with TF_CONFIG in its environment
+    TF_CONFIG='{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}' \\
+        train.py --dataset edges_and_shoes
+  by Slurm, 2 machines of 4 GPUs (sbatch --nodes 2 --gpus-per-node 4): in the job's script
+    export HOSTS=$(for h in $(scontrol show hostnames); do printf '"%s:%s",' $h 2222 $h 2223 $h 2224 $h 2225; done)
+    srun --ntasks-per-node 4 bash -c 'TF_CONFIG="{\\"cluster\\": {\\"worker\\": [${HOSTS%,}]}, \\"task\\": {
+        \\"type\\": \\"worker\\", \\"index\\": $SLURM_PROCID}}" train.py --dataset edges_and_shoes'
+  by Kubernetes, an Indexed Job `gan` of 2 pods with a headless service `gan`
+    TF_CONFIG='{"cluster": {"worker": ["gan-0.gan:2222", "gan-1.gan:2222"]}, "task": {
+        "type": "worker", "index": '$JOB_COMPLETION_INDEX'}}' train.py --dataset edges_and_shoes
 """
 
 PUBLISHED_HP_LAMBDAS = (0.1, 0.025)
 RESUME_FLAGS = ("resume_exp", "resume_snapshot")
 PLACES = ("data_dir", "results_dir")  # not kept with a run: it may move
+OWN_FLAGS = ("dataset", "num_threads", "worker_timeout", "worker_silence")  # in which workers may differ
 LOSS_FLAGS = (
     "hp_lambda",
     "epsilon",
@@ -68,7 +83,17 @@ class TrainOptions:
     dataset: str = option(None, "name of a dataset in --data_dir, of one that ships with the project, or a path", str)
     data_dir: str = option("datasets", "where datasets are found, and shipped ones unpacked")
     results_dir: str = option("results", "where the run's own directory, NNNNN-DESCRIPTION, is made")
-    num_gpus: int = option(None, "GPUs to use; 0: the CPU (default: one if there is one)", int, check=not_negative)
+    num_gpus: int = option(
+        None,
+        "GPUs of this machine to use, each by a process of its own; 0: the CPU (default: one if there is one)",
+        int,
+        check=not_negative,
+    )
+    num_cpu_workers: int = option(0, "train with so many processes on the CPU instead", check=not_negative)
+    worker_timeout: float = option(300.0, "seconds to wait at the start for the other workers", check=positive)
+    worker_silence: float = option(
+        10.0, "seconds without a sign of life after which a worker counts as lost, and the others stop", check=positive
+    )
     num_threads: int = option(0, "CPU threads; 1 makes runs repeat bit for bit; 0: all", check=not_negative)
     seed: int = option(1000, "of every random draw", check=random_seed)
 
@@ -140,8 +165,6 @@ def check_combination(chosen):
     """Raise OptionError for flags that contradict each other, or that this version refuses."""
     if chosen.metrics:
         raise OptionError(f"--metrics {' '.join(chosen.metrics)}: metrics during training are not available yet")
-    if chosen.num_gpus is not None and chosen.num_gpus > 1:
-        raise OptionError(f"--num_gpus {chosen.num_gpus}: training on several GPUs is not available yet; use 0 or 1")
     if chosen.wandb_entity is not None and chosen.dashboard_api != "wandb":
         raise OptionError(f"--wandb_entity {chosen.wandb_entity}: only with --dashboard_api wandb")
     if chosen.dashboard_api == "wandb":
@@ -181,16 +204,22 @@ def main(argv=None):
         # The RGB output, one more layer at the end, is not among the defaults.
         chosen.layers_to_reg = list(range(1, min(10, schedule.num_layers(chosen.resolution) - 1) + 1))
     check_combination(chosen)
+    minibatch = minibatch_sizes(chosen.minibatch, chosen.resolution) if chosen.minibatch else None
+    process = cluster.plan(chosen, given, os.environ, supervised=launch.supervisor() is not None)
+    cluster.check_minibatches(process.count, minibatch, chosen.resolution, chosen.initial_resolution)
+    if process.to_launch:
+        command = [sys.executable, os.path.abspath(__file__), *(sys.argv[1:] if argv is None else argv)]
+        return launch.supervise(process.count, command)
 
     # TensorFlow takes seconds to import: only once everything that can be said without it is said.
     from progan.inference import count_gpus
     from progan.networks import NetworkSpec
-    from progan.training import train
+    from progan.parallel import Workers
 
-    if chosen.num_gpus != 0:
+    if process.num_gpus != 0:
         available = min(count_gpus(chosen.num_threads), 1)
-        if chosen.num_gpus is None:
-            chosen.num_gpus = available
+        if process.num_gpus is None:
+            chosen.num_gpus = process.num_gpus = available
         elif not available:
             raise OptionError(f"--num_gpus {chosen.num_gpus}: TensorFlow finds no GPU here; use 0, the CPU")
     spec = NetworkSpec(
@@ -200,22 +229,49 @@ def main(argv=None):
         loss_options, start = loss_options_from_scratch(chosen), None
     else:
         loss_options, start = resumed.loss_options, resumed.start(spec)
-    run_dir = resumed.run_dir if resumed and resumed.in_place else new_run_dir(chosen)
+    workers = Workers(process.cluster, process.num_gpus, chosen.num_threads)
+    settings = common_settings(chosen, loss_options, dataset, start)
+    with workers.together(settings, chosen.worker_timeout, chosen.worker_silence):
+        run(workers, chosen, given, resumed, dataset, spec, loss_options, start, minibatch, process.num_gpus)
+    return 0
+
+
+def common_settings(chosen, loss_options, dataset, start):
+    """Return {name: JSON value}: what several workers must have in common to train together."""
+    flags = options.to_json(chosen)
+    for name in (*RESUME_FLAGS, *PLACES, *OWN_FLAGS):
+        del flags[name]
+    return dict(
+        flags,
+        losses=dataclasses.asdict(loss_options),
+        dataset=[dataset.name, len(dataset), dataset.channels],
+        snapshot=None if start is None else dataclasses.asdict(start[2]),
+        version=__version__,
+    )
+
+
+def run(workers, chosen, given, resumed, dataset, spec, loss_options, start, minibatch, num_gpus):
+    """Train as one of the workers, or alone. The first of them keeps the run directory."""
+    from progan.training import train
+
     record = {
         "flags": {name: value for name, value in options.to_json(chosen).items() if name not in RESUME_FLAGS + PLACES},
         "loss": dataclasses.asdict(loss_options),
         "package_version": __version__,
     }
-    write_json(os.path.join(run_dir, "options.json"), record)
-    log = runs.Log(os.path.join(run_dir, "log.txt"))
-    log(f"run directory {run_dir}")
-    log(f"{dataset.name}: {len(dataset)} images, training at {chosen.resolution} px on {device_name(chosen.num_gpus)}")
-    for line in notes(chosen, given, loss_options, resumed):
-        log(line)
-    wandb = None
-    if chosen.dashboard_api == "wandb":
-        again = resume_command(run_dir, chosen)
-        wandb = WandbRun(run_dir, chosen.wandb_entity, record["flags"], "--dashboard_api wandb", again)
+    run_dir, log, wandb = None, silent, None
+    if workers.chief:
+        run_dir = resumed.run_dir if resumed and resumed.in_place else new_run_dir(chosen)
+        write_json(os.path.join(run_dir, "options.json"), record)
+        log = runs.Log(os.path.join(run_dir, "log.txt"))
+        log(f"run directory {run_dir}")
+        place = device_name(num_gpus, workers.count)
+        log(f"{dataset.name}: {len(dataset)} images, training at {chosen.resolution} px on {place}")
+        for line in notes(chosen, given, loss_options, resumed):
+            log(line)
+        if chosen.dashboard_api == "wandb":
+            again = resume_command(run_dir, chosen)
+            wandb = WandbRun(run_dir, chosen.wandb_entity, record["flags"], "--dashboard_api wandb", again)
     try:
         path = train(
             run_dir,
@@ -228,7 +284,7 @@ def main(argv=None):
             total_kimg=chosen.total_kimg,
             seed=chosen.seed,
             lr=chosen.lr,
-            minibatch=minibatch_sizes(chosen.minibatch, chosen.resolution) if chosen.minibatch else None,
+            minibatch=minibatch,
             initial_resolution=chosen.initial_resolution,
             stage_kimg=chosen.stage_kimg,
             fade_kimg=chosen.fade_kimg,
@@ -237,12 +293,19 @@ def main(argv=None):
             interpolation_ticks=chosen.compute_interp_ticks,
             wandb=wandb,
             keep_states=chosen.keep_states,
-            num_gpus=chosen.num_gpus,
+            num_gpus=num_gpus,
             num_threads=chosen.num_threads,
+            workers=workers,
         )
     except Interrupted as stopped:
+        if not workers.chief:
+            raise
         raise Interrupted(f"{stopped}; go on with: {resume_command(run_dir, chosen)}", stopped.signal_number) from None
     log(f"done: {path}" if path else f"nothing to do: already beyond {chosen.total_kimg:g} kimg (raise --total_kimg)")
+
+
+def silent(line):
+    """The log of workers other than the first."""
 
 
 def loss_options_from_scratch(chosen):
@@ -260,7 +323,9 @@ def new_run_dir(chosen):
     return runs.create_run_dir(chosen.results_dir, f"{name}-{chosen.resolution}px-{method}")
 
 
-def device_name(num_gpus):
+def device_name(num_gpus, workers):
+    if workers > 1:
+        return f"{workers} workers, each with a GPU" if num_gpus else f"the CPU, by {workers} workers"
     return "a GPU" if num_gpus else "the CPU"
 
 
@@ -427,4 +492,4 @@ def level_of_detail(kimg, flags):
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(launch.reporting(main))

@@ -6,8 +6,9 @@ import functools
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from experiment_utils.errors import SnapshotError
 from progan import losses, schedule
-from progan.inference import GeneratorFunction, session_config
+from progan.inference import GeneratorFunction
 from progan.networks import (
     Discriminator,
     Generator,
@@ -18,9 +19,17 @@ from progan.networks import (
     names_at,
     upscale,
 )
+from progan.parallel import Workers
 
 # What a random draw is for: the last part of its seed. (The order of the images has its own, in dataset.py.)
 LATENTS_D, LATENTS_G, MIXING, DIRECTIONS = range(4)
+
+# Adam's powers of beta, as earlier versions of this project named them: by their place in the graph.
+OLD_SLOT_NAMES = {
+    f"{place}/{power}": f"Adam_{net}/{power}"
+    for place, net in (("cond", "D"), ("cond_1", "G"))
+    for power in ("beta1_power", "beta2_power")
+}
 
 
 @dataclasses.dataclass
@@ -52,7 +61,7 @@ class StageKey:
     resolution: int
     fading: bool  # the previous resolution is still blended in
     penalised: bool  # with the Hessian Penalty
-    minibatch: int
+    minibatch: int  # real images a step, of all workers together
 
 
 def draw(seed, step, purpose, minibatch, nz, k=2):
@@ -69,23 +78,29 @@ class Stage:
     """The graph of a StageKey, with its variables set from arrays, in a session of its own.
 
     networks  {'G' | 'D' | 'Gs': {name: array}}     slots  {name: array} as `read_slots` gives, or None to start anew
+    workers   parallel.Workers, where there are several: the values are those of worker 0
+
+    Raises SnapshotError where the slots are not those of these networks.
     """
 
-    def __init__(self, key, spec, loss_options, networks, slots, lr, num_gpus=0, num_threads=0):
+    def __init__(self, key, spec, loss_options, networks, slots, lr, num_gpus=0, num_threads=0, workers=None):
         self.key, self.spec, self.options = key, spec, loss_options
+        self._workers = workers or Workers(None, num_gpus, num_threads)
         self.layers = schedule.layers_at(key.resolution, loss_options.layers_to_reg, spec.resolution)
         self._data_format = "NCHW" if num_gpus else "NHWC"  # GPUs are faster with the first, CPUs may lack it
         graph = tf.Graph()
-        with graph.as_default():
+        with graph.as_default(), self._workers.device():
             self._create_variables()
             self._create_inputs()
             self._build_discriminator_step(lr)
             self._build_generator_step(lr)
-            self._slots = {variable.op.name: variable for variable in self._slot_variables}
-            self._session = tf.Session(graph=graph, config=session_config(num_gpus, num_threads))
+            self._session = self._workers.session(graph)
             self._session.run(tf.global_variables_initializer())
-            weights = {f"{net}/{name}": value for net, values in networks.items() for name, value in values.items()}
-            self._assign(dict(weights, **(slots or {})))
+            self._assign(self._weights, {f"{net}/{name}": v for net in networks for name, v in networks[net].items()})
+            if slots is not None:
+                self._assign(self._slots, {OLD_SLOT_NAMES.get(name, name): value for name, value in slots.items()})
+            for variables in (self._weights, self._slots):
+                self._workers.broadcast(self._session, list(variables.values()))
 
     # ------------------------------------------------------------------------------------------------------------------
     # What a stage does
@@ -95,21 +110,22 @@ class Stage:
 
         Returns {name: float}: every loss and its terms, and how many updates were `skipped` (gradients not finite).
 
-        images     uint8 [minibatch, resolution, resolution, channels]
+        images     uint8 [minibatch, resolution, resolution, channels]; of several workers, this one's part of them
         hp_weight  weight of the Hessian Penalty at this moment
         """
         k = self.options.num_rademacher_samples
 
         def random(purpose):
-            return draw(seed, step, purpose, self.key.minibatch, self.spec.nz, k)
+            joint = draw(seed, step, purpose, self.key.minibatch, self.spec.nz, k)
+            return joint[:, self._workers.part] if purpose == DIRECTIONS else joint[self._workers.part]
 
         feed = {self._reals: images, self._z: random(LATENTS_D), self._mixing: random(MIXING), self._fade: lod % 1}
-        _, values_D = self._session.run([self._step_D, self._terms_D], feed)
+        _, values_D = self._workers.run(self._session, [self._step_D, self._terms_D], feed)
         feed = {self._z: random(LATENTS_G), self._fade: lod % 1}
         if self.key.penalised:
             shares = [schedule.layer_weight(layer, lod, self.spec.resolution) for layer in self.layers]
             feed.update({self._directions: random(DIRECTIONS), self._layer_weights: np.multiply(shares, hp_weight)})
-        _, values_G = self._session.run([self._step_G, self._terms_G], feed)
+        _, values_G = self._workers.run(self._session, [self._step_G, self._terms_G], feed)
         skipped = values_D.pop("skipped") + values_G.pop("skipped")
         return dict(values_D, skipped=skipped, **values_G)
 
@@ -136,10 +152,16 @@ class Stage:
     def close(self):
         self._session.close()
 
-    def _assign(self, values):
-        """Set variables by name. Values of other resolutions, which this graph has not, are passed over."""
-        variables = {name: v for name, v in dict(self._weights, **self._slots).items() if name in values}
+    def _assign(self, variables, values):
+        """Set variables {name: variable} from arrays {name: array}, which may hold those of other resolutions too."""
         feeds = {name: tf.placeholder(v.dtype.base_dtype, v.shape) for name, v in variables.items()}
+        for name, feed in feeds.items():
+            if name not in values:
+                raise SnapshotError(f"the training state lacks {name}: it belongs to other networks than the snapshot")
+            if np.shape(values[name]) != tuple(feed.shape.as_list()):
+                raise SnapshotError(
+                    f"the training state has {name} of shape {list(np.shape(values[name]))}, not {feed.shape}"
+                )
         assignments = [variable.assign(feeds[name]) for name, variable in variables.items()]
         self._session.run(assignments, {feed: values[name] for name, feed in feeds.items()})
 
@@ -159,16 +181,17 @@ class Stage:
             for net in ("G", "D", "Gs")
         }
         self._weights = {f"{net}/{name}": v for net, values in self._variables.items() for name, v in values.items()}
-        self._slot_variables = []
+        self._slots = {}
 
     def _create_inputs(self):
         key, spec = self.key, self.spec
-        self._reals = tf.placeholder(tf.uint8, [key.minibatch, key.resolution, key.resolution, spec.channels])
-        self._z = tf.placeholder(tf.float32, [key.minibatch, spec.nz])
-        self._mixing = tf.placeholder(tf.float32, [key.minibatch, 1, 1, 1])
+        size = key.minibatch // self._workers.count
+        self._reals = tf.placeholder(tf.uint8, [size, key.resolution, key.resolution, spec.channels])
+        self._z = tf.placeholder(tf.float32, [size, spec.nz])
+        self._mixing = tf.placeholder(tf.float32, [size, 1, 1, 1])
         self._fade = tf.placeholder(tf.float32, [])
         k = self.options.num_rademacher_samples
-        self._directions = tf.placeholder(tf.float32, [k, key.minibatch, spec.nz])
+        self._directions = tf.placeholder(tf.float32, [k, size, spec.nz])
         self._layer_weights = tf.placeholder(tf.float32, [len(self.layers)])
 
         fade = self._fade if key.fading else None
@@ -191,13 +214,12 @@ class Stage:
         if code is not None:
             terms["infogan/D"] = losses.infogan_loss(code, self._z)
             loss += self.options.infogan_lambda * terms["infogan/D"]
-        update, skipped = self._minimise(loss, terms, "D", lr)
+        update, self._terms_D = self._minimise(loss, terms, "D", lr)
         # Gs follows G as it is before G's own step.
         decay = schedule.ema_decay(self.key.minibatch)
         averages, current = self._variables["Gs"], self._variables["G"]
         average = [averages[name].assign(lerp(current[name], averages[name], decay)) for name in averages]
         self._step_D = tf.group(update, *average)
-        self._terms_D = dict(terms, skipped=skipped, **{"loss/D": loss})
 
     def _build_generator_step(self, lr):
         images, _ = self._G(self._z)
@@ -210,20 +232,26 @@ class Stage:
             penalties = losses.layer_penalties(self._G, self._z, self.layers, self._directions, self.options.epsilon)
             loss += tf.reduce_sum(tf.stack(penalties) * self._layer_weights)
             terms.update({f"hessian_penalty/layer_{n:02d}": value for n, value in zip(self.layers, penalties)})
-        self._step_G, skipped = self._minimise(loss, terms, "G", lr)
-        self._terms_G = dict(terms, skipped=skipped, **{"loss/G": loss})
+        self._step_G, self._terms_G = self._minimise(loss, terms, "G", lr)
 
     def _minimise(self, loss, terms, net, lr):
-        """Return (one Adam step on the weights of `net`, 1 if it is skipped since a gradient is not finite else 0).
+        """Return (one Adam step on the weights of `net`, {name: scalar} to log).
 
-        The step waits for `terms` {name: scalar} too. Some need a weight that no gradient needs, the critic's last bias
-        for one, and would else be computed now before the step, now after it.
+        Those are `terms`, the loss itself, and `skipped`: 1 if the step is skipped since a gradient is not finite, else
+        0. Of several workers, all is of the means over them: the gradients, so that they take or skip the same step,
+        and the scalars. The step waits for the scalars too. Some need a weight that no gradient needs, the critic's
+        last bias for one, and would else be computed now before the step, now after it.
         """
         variables = list(self._variables[net].values())
         optimizer = tf.train.AdamOptimizer(lr, beta1=0.0, beta2=0.99, epsilon=1e-8, name="Adam_" + net)
-        gradients = tf.gradients(loss, variables)
-        with tf.control_dependencies([loss, *terms.values()]):
+        names = [f"loss/{net}", *terms]
+        means = self._workers.mean([loss, *terms.values(), *tf.gradients(loss, variables)])
+        scalars, gradients = means[: len(names)], means[len(names) :]
+        with tf.control_dependencies(scalars):
             finite = tf.reduce_all(tf.stack([tf.reduce_all(tf.is_finite(gradient)) for gradient in gradients]))
         update = tf.cond(finite, lambda: optimizer.apply_gradients(zip(gradients, variables)), tf.no_op)
-        self._slot_variables += optimizer.variables()
-        return update, 1 - tf.cast(finite, tf.int32)
+        for variable in optimizer.variables():
+            # Moments are named after their weight, the powers of beta after where the graph happens to hold them.
+            name = variable.op.name
+            self._slots[f"Adam_{net}/{name.split('/')[-1]}" if "_power" in name else name] = variable
+        return update, dict(zip(names, scalars), skipped=1 - tf.cast(finite, tf.int32))

@@ -4,8 +4,8 @@ One static graph is built for each stage (a resolution, fading in or not, with o
 when the stage ends; weights and optimiser slots are carried over as arrays. Every random draw is made here, from
 (seed, step), and fed: on one CPU thread the same options give the same bits, also after a resume.
 
-Several workers (parallel.py) run this loop in step. Each looks at its part of the images; the first one alone reports and
-saves, while the others wait for it at the next collective.
+Several workers (parallel.py) run this loop in step. Each looks at its part of the images; the first one alone reports
+and saves, while the others wait for it at the next collective.
 """
 
 import dataclasses

@@ -108,7 +108,6 @@ def refusal(ending):
         ("--infogan_lambda 1", "InfoGAN needs both"),
         ("--hp_lambda -1", "--hp_lambda -1.0: must not be negative"),
         ("--metrics FID", "--metrics FID: metrics during training are not available yet"),
-        ("--num_gpus 2", "--num_gpus 2: training on several GPUs is not available yet"),
         ("--wandb_entity me", "--wandb_entity me: only with --dashboard_api wandb"),
         ("--dataset nothing", "nothing: no such dataset (in "),
         ("--resolution 32", "--resolution 32: squares has images of 16 px"),
@@ -466,7 +465,8 @@ def test_what_a_run_leaves(command, results_dir):
         for tag in (
             "D/drift", "D/gradient_penalty", "D/wasserstein", "loss/D", "loss/G", "hessian_penalty/layer_01",
             "hessian_penalty/layer_02", "progress/kimg", "progress/lod", "progress/hessian_penalty_weight",
-            "progress/minibatch", "progress/skipped_updates", "timing/seconds_per_kimg",
+            "progress/minibatch", "progress/skipped_updates", "timing/seconds_per_kimg", "diagonalness/energy_share",
+            "diagonalness/ratio", "diagonalness/largest_on_diagonal",
         )
     }  # fmt: skip
     with open(os.path.join(run_dir, "log.txt"), encoding="utf-8") as stream:

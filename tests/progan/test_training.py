@@ -34,7 +34,7 @@ class FakeDataset:
     def images(self, resolution, indices):
         return np.zeros([len(indices), resolution, resolution, 3], np.uint8)
 
-    def minibatch(self, resolution, seed, images_shown, size):
+    def minibatch(self, resolution, seed, images_shown, size, part):
         self.asked.append((resolution, images_shown, size))
         return self.images(resolution, [0] * size)
 
@@ -47,7 +47,7 @@ def stages(monkeypatch):
     class FakeStage:
         results = staticmethod(lambda step: {"loss/D": 1.0, "loss/G": float(step), "skipped": 0})
 
-        def __init__(self, key, spec, loss_options, networks, slots, lr, num_gpus, num_threads):
+        def __init__(self, key, spec, loss_options, networks, slots, lr, num_gpus, num_threads, workers):
             self.key, self.steps, self.number = key, [], len(built)
             built.append((key, slots, self.steps))
 
@@ -56,7 +56,7 @@ def stages(monkeypatch):
             return dict(FakeStage.results(step))
 
         def sampler(self, lod):
-            return lambda z, normalize_latents=True: np.zeros([len(z), 4, 4, 3], np.uint8)
+            return lambda z, minibatch=100, dtype=np.uint8: np.zeros([len(z), 4, 4, 3], dtype)
 
         def describe(self):
             return "a stage"
