@@ -201,8 +201,7 @@ def main(argv=None):
     if chosen.resolution > dataset.resolution:
         raise OptionError(f"--resolution {chosen.resolution}: {dataset.name} has images of {dataset.resolution} px")
     if chosen.layers_to_reg is None:
-        # The RGB output, one more layer at the end, is not among the defaults.
-        chosen.layers_to_reg = list(range(1, min(10, schedule.num_layers(chosen.resolution) - 1) + 1))
+        chosen.layers_to_reg = default_layers(chosen.resolution)
     check_combination(chosen)
     minibatch = minibatch_sizes(chosen.minibatch, chosen.resolution) if chosen.minibatch else None
     process = cluster.plan(chosen, given, os.environ, supervised=launch.supervisor() is not None)
@@ -308,6 +307,11 @@ def silent(line):
     """The log of workers other than the first."""
 
 
+def default_layers(resolution):
+    """Return the layers of G that the penalty regularises by default: not the RGB output, one more at the end."""
+    return list(range(1, min(10, schedule.num_layers(resolution) - 1) + 1))
+
+
 def loss_options_from_scratch(chosen):
     """Return the LossOptions of a new model."""
     from progan.stage import LossOptions
@@ -410,6 +414,8 @@ class Resumed:
         merged.update(
             results_dir=chosen.results_dir, data_dir=chosen.data_dir, resume_exp=None, resume_snapshot="latest"
         )
+        if merged["layers_to_reg"] is None:  # a published snapshot: its flags are not recorded
+            merged["layers_to_reg"] = default_layers(merged["resolution"])
         return options.validate(options.from_json(TrainOptions, merged, self.path))
 
     def _changed_losses(self, given):

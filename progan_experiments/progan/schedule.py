@@ -28,6 +28,13 @@ def level_of_detail(kimg, resolution, initial_resolution=4, stage_kimg=600, fade
     return float(max(grown - phase - faded, 0))
 
 
+def first_kimg(lod, resolution, initial_resolution=4, stage_kimg=600, fade_kimg=600):
+    """Return the least kimg at which the level of detail is `lod`: the inverse of `level_of_detail`."""
+    grown = log2(resolution // initial_resolution) - lod
+    faded = grown % 1
+    return math.floor(grown) * (stage_kimg + fade_kimg) + (stage_kimg + faded * fade_kimg if faded else 0)
+
+
 def current_resolution(lod, resolution):
     """Return the resolution that the networks work at: full / 2^floor(lod)."""
     return resolution >> math.floor(lod)

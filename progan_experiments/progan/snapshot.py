@@ -1,5 +1,7 @@
 """Snapshots: the networks, and beside them all that training needs to go on, as safetensors with JSON metadata.
 
+The reference's own snapshots, pickles, are read as well (pickles.py).
+
 A run directory holds network-snapshot-NNNNNN.safetensors (NNNNNN: kimg) with the weights of G, D and Gs (the averaged
 G that is evaluated), and for each a training-state-MMMMMMMMM.safetensors (M: images shown) with the optimisers' slots
 and the loop's counters. The state is written first and the snapshot names it, so that a snapshot, whenever the
@@ -15,9 +17,9 @@ from experiment_utils import __version__
 from experiment_utils.errors import SnapshotError
 from experiment_utils.files import load_metadata, load_tensors, save_tensors
 from progan.networks import NetworkSpec, discriminator_shapes, generator_shapes
+from progan.pickles import NETWORKS, is_pickle, read_pickle
 
 FORMAT_VERSION = 1
-NETWORKS = ("G", "D", "Gs")
 PRETRAINED_DIR = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "pretrained_models")
 
 
@@ -72,13 +74,27 @@ def save_snapshot(path, snapshot):
 
 
 def load_snapshot(path):
-    """Read a Snapshot. Raises SnapshotError where the file is missing, broken, or holds other networks."""
+    """Read a Snapshot: a file that `save_snapshot` wrote, or one of the reference's network pickles.
+
+    Of a pickle, `options` are empty: what the networks were trained with is not in the file. Raises SnapshotError where
+    the file is missing, broken, or holds other networks.
+    """
+    if is_pickle(path):
+        spec, networks, lod, images_shown = read_pickle(path)
+        snapshot = Snapshot(spec, networks, lod, images_shown, options={})
+    else:
+        snapshot = _load_safetensors(path)
+    for net, shapes in network_shapes(snapshot.spec).items():
+        snapshot.networks[net] = _checked_weights(path, net, snapshot.networks[net], shapes)
+    return snapshot
+
+
+def _load_safetensors(path):
     tensors, metadata = _load(path, "progan-snapshot")
     try:
-        spec = NetworkSpec(**metadata["spec"])
-        snapshot = Snapshot(
-            spec=spec,
-            networks={net: {} for net in NETWORKS},
+        return Snapshot(
+            spec=NetworkSpec(**metadata["spec"]),
+            networks={net: _below(f"{net}/", tensors) for net in NETWORKS},
             lod=metadata["lod"],
             images_shown=metadata["images_shown"],
             options=metadata["options"],
@@ -86,18 +102,24 @@ def load_snapshot(path):
         )
     except (KeyError, TypeError) as problem:
         raise SnapshotError(f"{path}: incomplete snapshot metadata ({problem})") from None
-    expected = {
-        f"{net}/{name}": shape for net, shapes in network_shapes(spec).items() for name, shape in shapes.items()
-    }
-    for name, shape in expected.items():
-        if name not in tensors:
-            raise SnapshotError(f"{path}: no weight {name}; the file does not hold the networks it describes")
-        if tensors[name].shape != shape:
-            raise SnapshotError(f"{path}: {name} has shape {list(tensors[name].shape)}, expected {list(shape)}")
-    for name in expected:
-        net, local_name = name.split("/", 1)
-        snapshot.networks[net][local_name] = tensors[name]
-    return snapshot
+
+
+def _below(prefix, tensors):
+    return {name[len(prefix) :]: array for name, array in tensors.items() if name.startswith(prefix)}
+
+
+def _checked_weights(path, net, weights, shapes):
+    """Return `weights` in the order of `shapes`, if they are what a network of these shapes has."""
+    for name, shape in shapes.items():
+        if name not in weights:
+            raise SnapshotError(f"{path}: no weight {net}/{name}; the file does not hold the networks it describes")
+        if weights[name].shape != shape:
+            found = list(weights[name].shape)
+            raise SnapshotError(f"{path}: {net}/{name} has shape {found}, expected {list(shape)}")
+    strays = [name for name in weights if name not in shapes]
+    if strays:
+        raise SnapshotError(f"{path}: {net}/{strays[0]} is a weight that a ProGAN has not; it holds another network")
+    return {name: weights[name] for name in shapes}
 
 
 def save_state(directory, images_shown, tensors, counters):

@@ -36,6 +36,16 @@ def test_level_of_detail_at_16_px(kimg, initial, stage, fade, lod):
     assert schedule.level_of_detail(kimg, 16, initial, stage, fade) == pytest.approx(lod, abs=1e-9)
 
 
+@pytest.mark.parametrize("kimg", [0, 900, 1199, 1200, 2100, 5550, 5700, 6000])
+def test_the_first_kimg_of_a_level_of_detail(kimg):
+    assert schedule.first_kimg(schedule.level_of_detail(kimg, 128), 128) == pytest.approx(kimg)
+
+
+@pytest.mark.parametrize("kimg, first", [(599, 0), (1700, 1200), (5400, 4800), (1e6, 6000)])
+def test_where_nothing_fades_the_first_kimg_is_the_end_of_the_last_fade_in(kimg, first):
+    assert schedule.first_kimg(schedule.level_of_detail(kimg, 128), 128) == first
+
+
 def test_current_resolution_is_the_new_one_from_the_first_moment_of_its_fade_in():
     lods = {5: 4, 4.999: 8, 4.5: 8, 4: 8, 3.999: 16, 1.5: 64, 1: 64, 0.999: 128, 0: 128}
     assert {lod: schedule.current_resolution(lod, 128) for lod in lods} == lods
