@@ -12,6 +12,7 @@ from experiment_utils.options import at_least, not_negative, option, positive, p
 from experiment_utils.weights_and_biases import WandbRun, require_wandb
 from progan import cluster, launch, schedule
 from progan.dataset import open_dataset
+from progan.metrics.options import MetricOptions
 
 EXAMPLES = """
   a first run, minutes on a laptop: the CLEVR set that ships with the project, small networks, the Hessian Penalty
@@ -77,8 +78,8 @@ def minibatch_sizes(text, resolution):
 
 
 @dataclasses.dataclass
-class TrainOptions:
-    """The flags of train.py."""
+class TrainingOptions:
+    """Those of training itself."""
 
     dataset: str = option(None, "name of a dataset in --data_dir, of one that ships with the project, or a path", str)
     data_dir: str = option("datasets", "where datasets are found, and shipped ones unpacked")
@@ -154,17 +155,20 @@ class TrainOptions:
     keep_states: int = option(0, "keep the training state of so many newest snapshots; 0: of all", check=not_negative)
     compute_interp_ticks: int = option(5, "reports between two latent traversal GIFs; 0: none", check=not_negative)
     compute_metrics_ticks: int = option(5, "reports between two evaluations of --metrics", check=positive)
-    metrics: list = option([], "metrics to compute during training (not available yet)", str, nargs="*")
+    metrics: list = option([], "metrics to log during training, as evaluate.py --help describes them", str, nargs="*")
     dashboard_api: str = option(
         "tensorboard", "where curves go: wandb is told beside TensorBoard's files", choices=("tensorboard", "wandb")
     )
     wandb_entity: str = option(None, "Weights & Biases account (default: the one logged in)", str)
 
 
+@dataclasses.dataclass
+class TrainOptions(MetricOptions, TrainingOptions):
+    """The flags of train.py, in this order: of training, of the metrics."""
+
+
 def check_combination(chosen):
     """Raise OptionError for flags that contradict each other, or that this version refuses."""
-    if chosen.metrics:
-        raise OptionError(f"--metrics {' '.join(chosen.metrics)}: metrics during training are not available yet")
     if chosen.wandb_entity is not None and chosen.dashboard_api != "wandb":
         raise OptionError(f"--wandb_entity {chosen.wandb_entity}: only with --dashboard_api wandb")
     if chosen.dashboard_api == "wandb":
@@ -203,6 +207,10 @@ def main(argv=None):
     if chosen.layers_to_reg is None:
         chosen.layers_to_reg = default_layers(chosen.resolution)
     check_combination(chosen)
+    if chosen.metrics:
+        from progan.metrics.evaluation import parse_metrics
+
+        chosen.metrics = parse_metrics(chosen.metrics)
     minibatch = minibatch_sizes(chosen.minibatch, chosen.resolution) if chosen.minibatch else None
     process = cluster.plan(chosen, given, os.environ, supervised=launch.supervisor() is not None)
     cluster.check_minibatches(process.count, minibatch, chosen.resolution, chosen.initial_resolution)
@@ -258,8 +266,10 @@ def run(workers, chosen, given, resumed, dataset, spec, loss_options, start, min
         "loss": dataclasses.asdict(loss_options),
         "package_version": __version__,
     }
-    run_dir, log, wandb = None, silent, None
+    run_dir, log, wandb, evaluator = None, silent, None, None
     if workers.chief:
+        if chosen.metrics:
+            evaluator = metrics_evaluator(chosen, dataset, spec, num_gpus)
         run_dir = resumed.run_dir if resumed and resumed.in_place else new_run_dir(chosen)
         write_json(os.path.join(run_dir, "options.json"), record)
         log = runs.Log(os.path.join(run_dir, "log.txt"))
@@ -290,6 +300,8 @@ def run(workers, chosen, given, resumed, dataset, spec, loss_options, start, min
             tick_kimg=chosen.tick_kimg,
             snapshot_kimg=chosen.snapshot_kimg,
             interpolation_ticks=chosen.compute_interp_ticks,
+            evaluate=None if evaluator is None else lambda sample, _: evaluator.evaluate(sample),
+            evaluation_ticks=chosen.compute_metrics_ticks,
             wandb=wandb,
             keep_states=chosen.keep_states,
             num_gpus=num_gpus,
@@ -300,7 +312,33 @@ def run(workers, chosen, given, resumed, dataset, spec, loss_options, start, min
         if not workers.chief:
             raise
         raise Interrupted(f"{stopped}; go on with: {resume_command(run_dir, chosen)}", stopped.signal_number) from None
+    finally:
+        if evaluator is not None:
+            evaluator.close()
     log(f"done: {path}" if path else f"nothing to do: already beyond {chosen.total_kimg:g} kimg (raise --total_kimg)")
+
+
+def metrics_evaluator(chosen, dataset, spec, num_gpus):
+    """Return an Evaluator that is ready: what is missing for a metric turns up now, not after hours of training."""
+    from progan.metrics.evaluation import Evaluator
+
+    evaluator = Evaluator(
+        dataset,
+        spec,
+        chosen.metrics,
+        num_images=chosen.num_images,
+        num_pairs=chosen.num_pairs,
+        inception=chosen.inception,
+        vgg=chosen.vgg,
+        num_gpus=num_gpus,
+        num_threads=chosen.num_threads,
+    )
+    try:
+        evaluator.prepare()
+    except BaseException:
+        evaluator.close()
+        raise
+    return evaluator
 
 
 def silent(line):

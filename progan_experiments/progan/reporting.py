@@ -9,7 +9,10 @@ from PIL import Image
 
 from experiment_utils.files import atomic_write
 from latent_traversal import save_gif
+from progan.metrics.hessian import diagonalness
 from progan.traversal import activeness_by_component, component_frames, component_strips
+
+DIAGONALNESS_SAMPLES = 8
 
 FIXED_LATENTS, FIXED_REALS = 102, 103  # what a draw is for: the last part of its seed
 
@@ -37,6 +40,11 @@ class Reporter:
         self._writer.flush()
         if self._wandb is not None:
             self._wandb.scalars(values, images_shown)
+
+    def diagonalness(self, sample):
+        """Return {name: number} that tells a penalty that falls because G bends less from one that disentangles."""
+        numbers = diagonalness(sample, self._spec.nz, DIAGONALNESS_SAMPLES, self._seed)
+        return {f"diagonalness/{name}": value for name, value in numbers.items()}
 
     def reals(self):
         """Write reals.png, a grid of training images."""

@@ -10,6 +10,7 @@ and saves, while the others wait for it at the next collective.
 
 import dataclasses
 import math
+import re
 import time
 
 import numpy as np
@@ -187,7 +188,7 @@ def train(
                     if evaluate is not None and (done or state.tick % evaluation_ticks == 0):
                         values = evaluate(sample, state.images_shown)
                         reporter.scalars(values, state.images_shown)
-                        log("  " + "  ".join(f"{name} {value:.5g}" for name, value in values.items()))
+                        log(_metrics_line(values))
                     if due:
                         reporter.fakes(sample, state.images_shown)
                         path = save()
@@ -234,3 +235,8 @@ def _line(state, scalars, lod, resolution):
         + f"  diagonal-ness {scalars['diagonalness/energy_share']:.3f}"
         + (f"  skipped updates {state.skipped_updates}" if state.skipped_updates else "")
     )
+
+
+def _metrics_line(values):
+    """The metrics but for those of every component of z."""
+    return "".join(f"  {name} {value:.5g}" for name, value in values.items() if not re.search(r"/z\d+$", name))

@@ -107,7 +107,9 @@ def refusal(ending):
         ("--infogan_nz 2", "InfoGAN needs both"),
         ("--infogan_lambda 1", "InfoGAN needs both"),
         ("--hp_lambda -1", "--hp_lambda -1.0: must not be negative"),
-        ("--metrics FID", "--metrics FID: metrics during training are not available yet"),
+        ("--metrics FIT", "--metrics FIT: unknown; there are FID, KID, "),
+        ("--metrics factors", "--metrics factors: "),
+        ("--metrics FID --num_images 0", "--num_images 0: must be greater than 0"),
         ("--wandb_entity me", "--wandb_entity me: only with --dashboard_api wandb"),
         ("--dataset nothing", "nothing: no such dataset (in "),
         ("--resolution 32", "--resolution 32: squares has images of 16 px"),
@@ -473,6 +475,20 @@ def test_what_a_run_leaves(command, results_dir):
         logged = [line.split(" ", 2)[2] for line in stream.read().splitlines()]
     assert logged == out.splitlines() and len([line for line in logged if line.startswith("tick ")]) == 3
     assert logged[-1] == f"done: {os.path.join(run_dir, 'network-snapshot-000000.safetensors')}"
+
+
+def test_metrics_during_training(command, results_dir):
+    """Every second report and at the end, beside the losses; a network that cannot be had is said at once."""
+    missing = refusal(command(f"{TINY} --hp_lambda 0 --metrics FID --inception nowhere.pth"))
+    assert "nowhere.pth" in missing and not os.path.exists(results_dir)
+    flags = "--metrics activeness fd_random --compute_metrics_ticks 2 --num_images 200"
+    status, out, err = command(f"{TINY} --hp_lambda 0 {flags}")
+    assert status == 0, err
+    (run_dir,) = (os.path.join(results_dir, name) for name in os.listdir(results_dir))
+    scalars = read_scalars(run_dir)
+    assert list(scalars["FD_random"]) == list(scalars["activeness/effective_number"]) == [64, 96]
+    assert 1 <= scalars["activeness/effective_number"][96] <= 4 and scalars["FD_random"][96] > 0
+    assert len(re.findall(r"^  FD_random \S+  activeness/effective_number \S+$", out, re.MULTILINE)) == 2
 
 
 def test_a_full_disk_leaves_the_earlier_snapshot(command, results_dir, monkeypatch):
