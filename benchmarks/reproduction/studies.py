@@ -16,6 +16,7 @@ class Study:
     kimg       thousands of real images that every model has seen at the end
     ft_kimg    how many of them a fine-tuned model had seen without the penalty
     ramp_kimg  over which the penalty's weight rises from 0
+    render     flags of dataset_tool.py render_clevr that make the dataset; none: it ships with the project
     factors    true factors of the dataset: components that InfoGAN regresses
     """
 
@@ -28,6 +29,7 @@ class Study:
     ft_kimg: int
     ramp_kimg: int
     flags: tuple
+    render: tuple = ()
 
     def train_flags(self, family, seed):
         """Return the flags of train.py for one model; a fine-tuned one needs --resume_snapshot besides."""
@@ -42,22 +44,42 @@ class Study:
 
 
 STATIC_16 = ("--initial_resolution", "16", "--fmap_base", "64", "--minibatch", "16")
-GROWN_32 = (
-    "--initial_resolution",
-    "16",
-    "--stage_kimg",
-    "50",
-    "--fade_kimg",
-    "30",
-    "--fmap_base",
-    "64",
-    "--minibatch",
-    "16",
-)
+GROWN_32 = (*STATIC_16, "--stage_kimg", "50", "--fade_kimg", "30")
 FOUR = ("bl", "info", "fs", "ft")
 
 STUDIES = {
-    "clevr_1fov_16": Study("clevr_1fov_32", 16, 1, FOUR, (1, 2, 3), 250, 100, 100, STATIC_16),
-    "clevr_simple_16": Study("clevr_simple_32", 16, 4, FOUR, (1, 2, 3), 250, 100, 100, STATIC_16),
-    "clevr_1fov_32": Study("clevr_1fov_32", 32, 1, ("bl", "fs"), (1, 2), 200, 0, 100, GROWN_32),
+    "clevr_1fov_16": Study(
+        dataset="clevr_1fov_32",
+        resolution=16,
+        factors=1,
+        families=FOUR,
+        seeds=(1, 2, 3),
+        kimg=250,
+        ft_kimg=100,
+        ramp_kimg=100,
+        flags=STATIC_16,
+    ),
+    "clevr_simple_16": Study(
+        dataset="clevr_simple_32",
+        render=("--variant", "simple", "--images", "6000", "--resolution", "32", "--seed", "0"),
+        resolution=16,
+        factors=4,
+        families=FOUR,
+        seeds=(1, 2, 3),
+        kimg=250,
+        ft_kimg=100,
+        ramp_kimg=100,
+        flags=STATIC_16,
+    ),
+    "clevr_1fov_32": Study(
+        dataset="clevr_1fov_32",
+        resolution=32,
+        factors=1,
+        families=("bl", "fs"),
+        seeds=(1, 2),
+        kimg=200,
+        ft_kimg=0,
+        ramp_kimg=100,
+        flags=GROWN_32,
+    ),
 }
