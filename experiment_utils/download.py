@@ -27,13 +27,17 @@ class DownloadError(UserError):
     """A file that could not be fetched, or is not what it should be."""
 
 
+class BrokenOffError(DownloadError):
+    """A download that stopped in the middle, and that the next attempt goes on with."""
+
+
 def google_drive(file_id):
     """Return the direct address of a file that is shared on Google Drive, past its question about virus scans."""
     query = urllib.parse.urlencode({"id": file_id, "export": "download", "confirm": "t"})
     return f"https://drive.usercontent.google.com/download?{query}"
 
 
-def fetch(url, path, sha256=None):
+def fetch(url, path, sha256=None, check=None):
     """Make sure that `path` holds the file at `url`, and return `path`.
 
     A file that is there already is not fetched again. While it is incomplete it is PATH.part, which the next call
@@ -41,6 +45,9 @@ def fetch(url, path, sha256=None):
     PATH.sha256 (with the size and the address) the first time and must be the same ever after. Without a checksum, a
     server that does not say where the file ends is refused: half a file would pass for a whole one. Raises
     DownloadError.
+
+    check   called with the path of what came, before it gets its name; raises UserError where that is not the file
+            (or not all of it), and then nothing is kept
     """
     path = os.fspath(path)
     _check_address(url)
@@ -51,7 +58,7 @@ def fetch(url, path, sha256=None):
             raise DownloadError(f"{path}: SHA-256 is {digest}, should be {expected}; delete the file to fetch it again")
     else:
         source = "" if sha256 or expected is None else f" as {path}.sha256 notes of an earlier download"
-        digest = _fetch_anew(url, path, expected, source)
+        digest = _fetch_anew(url, path, expected, source, check)
     if sha256 is None and expected is None:
         record(path, digest, url)
     return path
@@ -97,18 +104,24 @@ def _recorded(path):
 # One download: PATH.part grows, PATH.part.json says of which file it is a part
 
 
-def _fetch_anew(url, path, expected, source):
-    """Fetch `url`, give it the name `path` if its checksum is `expected` (or None), and return the checksum.
+def _fetch_anew(url, path, expected, source, check):
+    """Fetch `url`, give it the name `path` if its checksum is `expected` (or None) and `check` agrees, and return it.
 
     source   where `expected` is from, for the message
     """
     part, about = f"{path}.part", f"{path}.part.json"
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    _download(url, part, about, end_must_be_known=expected is None)
+    _download(url, part, about, end_must_be_known=expected is None and check is None)
     digest = file_sha256(part)
-    wrong = expected is not None and digest != expected
     os.remove(about)
-    if wrong:
+    if check is not None:
+        try:
+            check(part)
+        except UserError as problem:
+            os.remove(part)
+            said = str(problem).replace(part, url)
+            raise DownloadError(f"{said if url in said else f'{url}: {said}'}; nothing of it was kept") from None
+    if expected is not None and digest != expected:
         os.remove(part)
         raise DownloadError(f"{url}: what came has SHA-256 {digest}, should be {expected}{source}; nothing was kept")
     os.replace(part, path)
@@ -175,7 +188,7 @@ def _copy(url, response, stream, have, total):
     if problem is not None or total not in (None, have):
         whole = "" if total is None else f" of {total}"
         why = "" if problem is None else f" ({problem})"
-        raise DownloadError(f"{url}: broke off after {have}{whole} bytes{why}; try again to go on from there")
+        raise BrokenOffError(f"{url}: broke off after {have}{whole} bytes{why}; try again to go on from there")
 
 
 def _version_of_part(url, part, about):

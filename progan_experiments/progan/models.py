@@ -1,17 +1,20 @@
-"""Which snapshot a user means: a run number, a path, or the name of a model that ships with the project."""
+"""Which snapshot a user means: a run number, a path, or the name of a model that ships or was downloaded."""
 
 import os
 import re
 
 from experiment_utils import runs
 from experiment_utils.errors import OptionError, SnapshotError
+from progan import published
 from progan.snapshot import find_snapshot, pretrained_models
 
 
 def find_models(models, kimgs=("latest",), results_dir="results", flag="--models"):
     """Return [(name for output files, path of the snapshot)] of `models`.
 
-    models       run numbers (as text), paths of snapshots, or names of shipped models
+    models       run numbers (as text), paths of snapshots (ours, or the reference's pickles), or names of models: those
+                 that ship carry their resolution (clevr_1fov_16_fs), published ones do not (clevr_1fov_fs; they are
+                 looked up where download.py puts them, published.MODELS_DIR)
     kimgs        for run numbers: kimg of the snapshot as text, or 'latest'; one for all models, or one each
     results_dir  where run numbers are looked up
     """
@@ -32,5 +35,10 @@ def _find_model(model, kimg, results_dir, flag):
         return model, pretrained_models()[model]
     if os.path.exists(model):
         return os.path.splitext(os.path.basename(model))[0], model
+    if model in published.MODELS:
+        path = published.downloaded_model(model)
+        if path is None:
+            raise SnapshotError(f"{flag} {model}: a published model, not here yet; fetch it: download.py {model}")
+        return model, path
     shipped = ", ".join(pretrained_models()) or "none"
     raise SnapshotError(f"{flag} {model}: neither a run number, nor a file, nor a shipped model ({shipped})")

@@ -1,107 +1,28 @@
 """Downloads from a server on localhost that behaves well, badly, and worse."""
 
-import contextlib
 import hashlib
-import http.server
 import os
+import re
 import socket
 import threading
-import time
 import zipfile
 
+import file_server
 import pytest
 
 from experiment_utils import download
 from experiment_utils.download import DownloadError, extract_zip, fetch, file_sha256, google_drive
+from experiment_utils.errors import UserError
 
 CONTENT = bytes(range(256)) * 5000  # more than one chunk
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
-class Server:
-    """Serves one file; tests change its manners."""
-
-    def __init__(self):
-        self.content, self.etag, self.ranges = CONTENT, '"1"', True
-        self.modified = None
-        self.content_type = "application/octet-stream"
-        self.status = 200
-        self.break_after = None  # bytes of the body, and then the connection closes
-        self.chunked = False
-        self.length = None  # what it says for the length of the body; None: the truth
-        self.stated = True  # whether it says a length at all
-        self.hang = None  # seconds that it stays silent after the body, the connection open
-        self.wrong_range = False
-        self.requests = []  # (Range, If-Range) of every request
-
-    def answer(self, handler):
-        wanted, condition = handler.headers.get("Range"), handler.headers.get("If-Range")
-        self.requests.append((wanted, condition))
-        begin = 0
-        if wanted and self.ranges and condition in (None, self.etag, self.modified):
-            begin = int(wanted[len("bytes=") : -1])
-        if begin >= len(self.content) > 0:
-            handler.send_response(416)
-            handler.send_header("Content-Range", f"bytes */{len(self.content)}")
-            handler.send_header("Content-Length", "0")
-            handler.end_headers()
-            return
-        body = self.content[begin:]
-        handler.send_response(206 if begin else self.status)
-        handler.send_header("Content-Type", self.content_type)
-        if self.etag:
-            handler.send_header("ETag", self.etag)
-        if self.modified:
-            handler.send_header("Last-Modified", self.modified)
-        if begin:
-            start = begin - 1 if self.wrong_range else begin
-            handler.send_header("Content-Range", f"bytes {start}-{len(self.content) - 1}/{len(self.content)}")
-        if self.chunked:
-            handler.send_header("Transfer-Encoding", "chunked")
-        elif self.stated:
-            handler.send_header("Content-Length", str(len(body)) if self.length is None else self.length)
-        else:
-            handler.send_header("Connection", "close")
-        handler.end_headers()
-        self.send(handler.wfile, body if self.break_after is None else body[: self.break_after])
-        if self.hang:
-            handler.wfile.flush()
-            time.sleep(self.hang)
-        handler.close_connection = True
-
-    def send(self, stream, body):
-        if not self.chunked:
-            stream.write(body)
-            return
-        for begin in range(0, len(body), 100000):
-            piece = body[begin : begin + 100000]
-            stream.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-        if self.break_after is None:
-            stream.write(b"0\r\n\r\n")
-
-
 @pytest.fixture
 def server():
-    behaviour = Server()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self):
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the client may have seen enough
-                behaviour.answer(self)
-
-        def log_message(self, *arguments):
-            pass
-
-    listener = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=listener.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    behaviour.url = f"http://127.0.0.1:{listener.server_address[1]}/G_ema.pth"
-    yield behaviour
-    listener.shutdown()
-    listener.server_close()
-    thread.join()
+    with file_server.running(file_server.Server(CONTENT)) as server:
+        server.url = f"{server.address}/G_ema.pth"
+        yield server
 
 
 @pytest.fixture
@@ -269,6 +190,24 @@ def test_a_server_that_says_too_little(server, path):
     with pytest.raises(DownloadError, match="has SHA-256"):
         fetch(server.url, path, SHA256)
     assert os.listdir(os.path.dirname(path)) == []
+
+
+def test_a_check_of_the_callers(server, path):
+    """It sees the whole content before that has a name, and vouches for the end where nothing else does."""
+    seen = []
+
+    def check(part):
+        seen.append(read(part))
+        assert not os.path.exists(path)
+        if len(seen[-1]) < len(CONTENT):
+            raise UserError(f"{part}: half a file")
+
+    server.stated, server.break_after = False, 300000
+    with pytest.raises(DownloadError, match=rf"^{re.escape(server.url)}: half a file; nothing of it was kept$"):
+        fetch(server.url, path, check=check)
+    assert os.listdir(os.path.dirname(path)) == []
+    server.break_after = None
+    assert read(fetch(server.url, path, check=check)) == CONTENT and seen == [CONTENT[:300000], CONTENT]
 
 
 def test_a_server_that_says_too_much(server, path):
