@@ -7,8 +7,17 @@ import numpy as np
 import numpy_progan
 import pytest
 
+from hessian_penalty_np import hessian_penalty
 from progan.inference import TrainedGenerator
-from progan.metrics.hessian import diagonal_statistics, diagonalness, hessian_entries, image_hessians, summary
+from progan.metrics.hessian import (
+    diagonal_statistics,
+    diagonalness,
+    hessian_entries,
+    image_hessians,
+    penalty_map,
+    standard_errors,
+    summary,
+)
 from progan.snapshot import load_snapshot
 
 EPSILON = 1 / 8  # with z in eighths, no step is rounded
@@ -151,6 +160,26 @@ def test_a_float32_generator_gives_the_hessians_of_a_float64_one():
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The penalty of every element
+
+
+@pytest.mark.parametrize("minibatch", [1, 6, 100])
+def test_the_map_of_penalties_is_the_portable_penalty_before_its_reduction(minibatch):
+    G, z, k = smooth(4)[0], eighths([4], seed=5), 9
+    found = penalty_map(G, z, np.random.RandomState(3), k, EPSILON, minibatch)
+    signs = np.random.RandomState(3).choice([-1.0, 1.0], [k, 4])
+    expected = hessian_penalty(G, z[None], k, EPSILON, reduction=lambda each: each, directions=signs[:, None])
+    np.testing.assert_allclose(found, expected[0], rtol=1e-9)
+
+
+def test_the_map_of_penalties_tends_to_twice_the_energy_off_the_diagonal():
+    A = symmetric([3, 2, 1, 4, 4])
+    found = penalty_map(quadratic(A, slope=2.0), eighths([4]), np.random.RandomState(0), k=4000, epsilon=EPSILON)
+    expected = 2 * (np.square(A).sum(axis=(-1, -2)) - np.square(np.einsum("...ii->...i", A)).sum(axis=-1))
+    np.testing.assert_allclose(found, expected, rtol=0.1)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 # How diagonal they are
 
 
@@ -187,6 +216,20 @@ def test_the_energy_off_the_diagonal_is_half_the_penalty():
     """z0 · z1 has penalty 4, in which H_01 = H_10 = 1."""
     statistics = diagonal_statistics(quadratic(np.array([[0.0, 1], [1, 0]])[None, None, None]), eighths([1, 2]), 1 / 8)
     assert statistics["off_diagonal_energy"] == pytest.approx([4 / 2])
+
+
+def test_standard_errors_are_those_of_a_mean_and_of_a_ratio():
+    random = np.random.RandomState(0)
+    on, off = random.uniform(1, 2, [2, 50])
+    statistics = {"diagonal_energy": on, "off_diagonal_energy": off, "ratio": on, "largest_on_diagonal": off}
+    found = standard_errors(statistics)
+    assert found["ratio"] == pytest.approx(on.std(ddof=1) / np.sqrt(50))
+    assert found["largest_on_diagonal"] == pytest.approx(off.std(ddof=1) / np.sqrt(50))
+    share = on.mean() / (on + off).mean()  # the delta method: of the ratio of two means
+    expected = (on - share * (on + off)).std(ddof=1) / np.sqrt(50) / (on + off).mean()
+    assert found["energy_share"] == pytest.approx(expected, rel=0.05)
+    one = standard_errors({name: values[:1] for name, values in statistics.items()})
+    assert list(one) == list(found) and all(np.isnan(value) for value in one.values())
 
 
 def additive(z):

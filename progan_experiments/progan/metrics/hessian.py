@@ -50,13 +50,32 @@ def image_hessians(G, z, epsilon=0.1, minibatch=100):
 
     They take nz² times the memory of an image; where sums over entries do, fold up `hessian_entries` instead.
     """
-    for latent in np.asarray(z):
+    for latent in z:
         nz = len(latent)
         for i, j, entry in hessian_entries(G, latent, epsilon, minibatch):
             if (i, j) == (0, 0):
                 hessians = np.empty([*entry.shape, nz, nz])
             hessians[..., i, j] = hessians[..., j, i] = entry
         yield hessians
+
+
+def penalty_map(G, z, random, k=2, epsilon=0.1, minibatch=100):
+    """Return the Hessian Penalty of every element of the image at one latent z [nz]: float64, of the image's shape.
+
+    The unbiased variance over k directions of signs of vᵀHv, whose expectation is 2 Σ_{i≠j} H_ij² (Peebles et al. 2020,
+    Eq. 5), added up over minibatches.
+
+    random  numpy RandomState that draws the directions
+    """
+    z, steps = np.asarray(z, np.float64), epsilon * random.choice([-1.0, 1.0], [k, len(z)])
+    centre = _images(G, z[None], minibatch)[0]
+    total = squares = 0.0
+    for first in range(0, k, max(minibatch // 2, 1)):
+        x = steps[first : first + max(minibatch // 2, 1)]
+        plus, minus = np.split(_images(G, np.concatenate([z + x, z - x]), minibatch), 2)
+        vHv = ((plus - centre) + (minus - centre)) / epsilon**2
+        total, squares = total + vHv.sum(axis=0), squares + np.square(vHv).sum(axis=0)
+    return np.maximum(squares - total**2 / k, 0) / (k - 1)
 
 
 def _images(G, latents, minibatch):
@@ -80,7 +99,7 @@ def diagonal_statistics(G, z, epsilon=0.1, minibatch=100):
     largest_on_diagonal  share of elements whose largest |H_ij| is on the diagonal. Where H is 0 it is nowhere.
     ratio                mean over elements of each one's mean |H_ii| / (mean |H_ij|, i≠j, + 1e-8)
     """
-    rows = [_diagonal_statistics(G, latent, epsilon, minibatch) for latent in np.asarray(z)]
+    rows = [_diagonal_statistics(G, latent, epsilon, minibatch) for latent in z]
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
@@ -123,6 +142,15 @@ def summary(statistics):
         "ratio": means["ratio"],
         "largest_on_diagonal": means["largest_on_diagonal"],
     }
+
+
+def standard_errors(statistics):
+    """Return {name: float}: of the numbers of `summary`, from the choice of samples, by the jackknife (nan for one)."""
+    samples = len(statistics["ratio"])
+    if samples == 1:
+        return dict.fromkeys(summary(statistics), float("nan"))
+    without = [summary({name: np.delete(values, i) for name, values in statistics.items()}) for i in range(samples)]
+    return {name: float(np.sqrt(samples - 1) * np.std([numbers[name] for numbers in without])) for name in without[0]}
 
 
 def diagonalness(sample, nz, samples=16, seed=0, epsilon=0.1, minibatch=100):
