@@ -42,6 +42,7 @@ class GeneratorFunction:
             while int(images.shape[1]) < spec.resolution:
                 images = upscale(images)
             self._images[normalize, np.float32] = images
+            # The cast truncates, so that 128 in place of 127.5 rounds to the nearest byte, as for the published FID.
             self._images[normalize, np.uint8] = tf.saturate_cast(images * 127.5 + 128, tf.uint8)
 
     def __call__(self, session, fade, z, normalize_latents=True, minibatch=100, dtype=np.uint8):

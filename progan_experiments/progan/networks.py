@@ -301,20 +301,23 @@ class Discriminator(_Network):
             x = leaky_relu(self._conv_down(f"{res}x{res}/Conv1_down", x))
             if res == self.resolution and self.fade is not None:
                 x = lerp(x, self._from_rgb(downscale(images), res // 2), self.fade)
+        # The Q head branches off before the standard deviation is appended: its convolution has one input map fewer.
         code = self._head("4x4/Q_Encoder", x) if self.spec.infogan_nz else None
         return self._head("4x4", self._append_minibatch_stddev(x)), code
 
     def _from_rgb(self, images, resolution):
+        """1x1 convolution from an image: with the gain and the activation of any layer inside, unlike toRGB."""
         images = self._to(images, "NHWC", self.data_format)
         return leaky_relu(self._conv(f"FromRGB_lod{self.spec.rgb_level(resolution)}", images))
 
     def _head(self, name, x):
+        """The last 4x4 layers, of the scores and of the Q head alike: only the last is linear, with gain 1."""
         x = leaky_relu(self._conv(name + "/Conv", x))
         x = leaky_relu(self._bias(name + "/Dense0", self._dense(name + "/Dense0", x)))
         return self._bias(name + "/Dense1", self._dense(name + "/Dense1", x, gain=1))
 
     def _append_minibatch_stddev(self, x, group_size=4):
-        """Append one map: the standard deviation over a group of samples, averaged over maps and pixels.
+        """Append one map, as the last: the standard deviation over a group of samples, averaged over maps and pixels.
 
         Sample i of N belongs to group i mod (N / group); N must be a multiple of the group size, or smaller.
         (Karras et al. 2018, Sec. 3.)

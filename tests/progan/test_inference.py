@@ -10,7 +10,7 @@ from progan import inference
 from progan.inference import TrainedGenerator
 from progan.metrics.activeness import activeness
 from progan.snapshot import load_snapshot, pretrained_models
-from progan.traversal import activeness_by_component, normalized
+from progan.traversal import activeness_by_component, component_strips, normalized
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +108,21 @@ def test_activeness_sweeps_normalised_latents_and_leaves_them_so(tiny):
         np.testing.assert_allclose(z[:, :, component], np.tile([-2, 0, 2], [len(z), 1]))
         others = np.delete(z, component, axis=2)
         assert (others == others[:, :1]).all() and (others**2).sum(axis=2).max() <= 3.001
+
+
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_traversals_overwrite_an_entry_of_normalised_latents(pre_norm):
+    """The entry may leave the sphere: nothing normalises again. Before normalisation (pre_norm), G does it all."""
+    seen = []
+
+    def sample(z, normalize_latents):
+        seen.append((z, normalize_latents))
+        return np.zeros([len(z), 4, 4, 3], np.uint8)
+
+    z = np.random.RandomState(4).standard_normal([2, 5])
+    component_strips(sample, z, [3], extent=2.0, steps=3, pre_norm=pre_norm)
+    ((swept, normalize_latents),) = seen
+    expected = (z if pre_norm else z / np.sqrt((z**2).mean(axis=1, keepdims=True) + 1e-8)).repeat(3, axis=0)
+    expected[:, 3] = [-2, 0, 2, -2, 0, 2]
+    np.testing.assert_allclose(swept, expected, rtol=1e-6)
+    assert normalize_latents == pre_norm
