@@ -5,7 +5,7 @@ from experiment_utils import options
 from experiment_utils.errors import run_command
 from progan.dataset import open_dataset
 from progan.inference import TrainedGenerator
-from progan.metrics.faithfulness import faithfulness
+from progan.metrics.evaluation import Evaluator
 from progan.snapshot import load_snapshot, pretrained_models
 
 
@@ -16,11 +16,12 @@ def main(argv=None):
     parser.add_argument("--data_dir", default="datasets")
     arguments = parser.parse_args(argv)
     snapshot = load_snapshot(pretrained_models().get(arguments.model, arguments.model))
+    dataset = open_dataset(arguments.dataset, arguments.data_dir)
     with TrainedGenerator(snapshot) as generator:
-        numbers = faithfulness(generator, open_dataset(arguments.dataset, arguments.data_dir))
+        numbers = Evaluator(dataset, snapshot.spec, ["faithfulness", "activeness"]).evaluate(generator)
     print(f"{arguments.model}: {snapshot.kimg:g} kimg, seed {snapshot.options['flags']['seed']}")
     for name, value in sorted(numbers.items()):
-        print(f"  {name:24s} {value:.4f}")
+        print(f"  {name:36s} {value:.4f}")
 
 
 if __name__ == "__main__":

@@ -60,12 +60,15 @@ def measure(dataset_dir, run_dir):
     """Yield lines that compare generated images with the renders they were learnt from."""
     from progan.dataset import open_dataset
     from progan.inference import TrainedGenerator
-    from progan.metrics.faithfulness import GENERATED, faithfulness
+    from progan.metrics.evaluation import Evaluator
+    from progan.metrics.faithfulness import GENERATED
     from progan.snapshot import find_snapshot, load_snapshot
 
-    with TrainedGenerator(load_snapshot(find_snapshot(run_dir))) as generator:
-        numbers = faithfulness(generator, open_dataset(dataset_dir, "."))
-    yield f"components in use (effective number): {numbers['effective_number']:.1f} of {generator.spec.nz}"
+    snapshot, dataset = load_snapshot(find_snapshot(run_dir)), open_dataset(dataset_dir, ".")
+    metrics = ["faithfulness", "activeness"]
+    with TrainedGenerator(snapshot) as generator, Evaluator(dataset, snapshot.spec, metrics) as evaluator:
+        numbers = {name.replace("faithfulness/", ""): value for name, value in evaluator.evaluate(generator).items()}
+    yield f"components in use (effective number): {numbers['activeness/effective_number']:.1f} of {snapshot.spec.nz}"
     yield (
         f"cube positions, read off {GENERATED} generated images, cover {numbers['coverage/position']:.2f} of the true "
         f"range (by a regressor with R^2 {numbers['held_out/position']:.4f} on held-out renders)"

@@ -10,11 +10,18 @@ from sklearn.metrics import accuracy_score, r2_score
 import factor_scores
 from factor_scores import (
     FactorRegressor,
+    code_separability,
+    completeness,
     direction_changes,
+    disentanglement,
     effective_number,
     factor_coverage,
+    factor_importance,
     factor_spread,
     faithfulness,
+    latent_factor_scores,
+    mean_gap,
+    mutual_information,
     nearest_image_error,
     purity,
     range_coverage,
@@ -499,3 +506,181 @@ def test_faithfulness_of_a_generator_that_knows_half_of_it(regressor):
     assert 0 < numbers["nearest_image_error"] < 2 * numbers["nearest_image_baseline"]
     again = faithfulness(images, images, regressor)
     assert again["nearest_image_error"] == 0 and again["coverage/shape"] == again["coverage/bright"] == 1
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Which latent component moves which factor
+
+LATENT_INFO = [
+    {"name": "x", "kind": "continuous", "range": [-1, 1]},
+    {"name": "shape", "kind": "categorical", "values": list("abc")},
+    {"name": "y", "kind": "continuous", "range": [-1, 1]},
+    {"name": "bright", "kind": "categorical", "values": [False, True]},
+]
+
+
+def factors_of(codes):
+    """Component 0 moves x, 3 the shape, 1 y (not linearly), 4 the brightness; 2 and 5 nothing."""
+    shape = np.digitize(codes[:, 3], [-0.43, 0.43])  # thirds of a normal distribution
+    return np.stack([0.3 * codes[:, 0], shape, np.tanh(codes[:, 1]), codes[:, 4] > 0], 1)
+
+
+def latents(count=1500, nz=6, seed=0):
+    return np.random.RandomState(seed).standard_normal([count, nz])
+
+
+def rotated(codes):
+    """The same latents along other axes, each 45° or more from all of the old ones (a Hadamard matrix, two turns)."""
+    pair, four = np.array([[1, 1], [1, -1]]) / np.sqrt(2), np.ones([4, 4]) / 2
+    four[1, ::2] = four[2, :2] = four[3, [0, 3]] = -0.5
+    turn = np.zeros([6, 6])
+    turn[np.ix_([0, 1, 3, 4], [0, 1, 3, 4])], turn[np.ix_([2, 5], [2, 5])] = four, pair
+    np.testing.assert_allclose(turn.dot(turn.T), np.eye(6), atol=1e-12)
+    return codes.dot(turn)
+
+
+def test_axes_that_move_one_factor_each_score_one():
+    codes = latents()
+    scores, matrices = latent_factor_scores(codes, factors_of(codes), LATENT_INFO)
+    assert all(scores[name] > 0.99 for name in scores if name.startswith("DCI/"))
+    assert scores["MIG"] > 0.95 and scores["SAP"] > 0.9  # y is not linear in z, shapes are not equally common
+    truth = np.zeros([6, 4])
+    truth[[0, 3, 1, 4], range(4)] = 1
+    for name, matrix in matrices.items():
+        np.testing.assert_allclose(matrix, truth, atol=0.2 if name == "separability" else 0.1, err_msg=name)
+
+
+def test_turned_axes_score_low_and_chance_scores_nothing():
+    codes = latents()
+    scores, _ = latent_factor_scores(rotated(codes), factors_of(codes), LATENT_INFO)
+    assert scores["DCI/informativeness"] > 0.7  # it is all there, only not along the axes
+    assert scores["DCI/disentanglement"] < 0.3 and scores["DCI/completeness"] < 0.4
+    assert scores["MIG"] < 0.1 and scores["SAP"] < 0.1
+    chance, _ = latent_factor_scores(latents(seed=1), factors_of(codes), LATENT_INFO)
+    assert all(value < 0.06 for value in chance.values())
+
+
+def test_disentanglement_and_completeness_of_known_matrices():
+    """By hand: entropies of (1/2, 1/2) in units of log 2 and log 3 (factors, components)."""
+    own, shared = [[1, 0], [0, 1], [0, 0]], [[1, 1], [0, 0], [0, 0]]
+    split = [[0.5, 0], [0.5, 0], [0, 1]]
+    assert disentanglement(own) == completeness(own) == 1
+    assert disentanglement(shared) == 0 and completeness(shared) == 1
+    assert disentanglement(split) == 1
+    assert completeness(split) == pytest.approx((1 - np.log(2) / np.log(3) + 1) / 2)
+    # Components weigh as much as they matter: 1 for the first, 0 for the second, of three times the importance.
+    assert disentanglement([[0.5, 0], [0.75, 0.75]]) == pytest.approx(0.25)
+    assert disentanglement(np.zeros([3, 2])) == completeness(np.zeros([3, 2])) == 0
+    assert np.isnan(disentanglement([[1], [0]])) and completeness([[1], [0]]) == 1
+
+
+def test_mean_gap():
+    assert mean_gap([[0.9, 0.2], [0.1, 0.5], [0.3, 0.5]]) == pytest.approx((0.6 + 0) / 2)
+
+
+def test_mutual_information_of_normal_variables_in_closed_form():
+    """-½ log(1 - ρ²); in bins a little of it is lost."""
+    for correlation in (0.0, 0.5, 0.9):
+        first, second = np.random.RandomState(1).standard_normal([2, 20000])
+        codes = np.stack([first, second], 1)
+        factor = correlation * first + np.sqrt(1 - correlation**2) * second
+        found = mutual_information(codes, factor[:, None], LATENT_INFO[:1])[0, 0] * np.log(20)
+        assert found == pytest.approx(-0.5 * np.log(1 - correlation**2), rel=0.06, abs=0.003)
+
+
+def test_mutual_information_of_a_category_equals_a_count():
+    """With many samples the correction vanishes: sums over the table of a component's bins and the values."""
+    random = np.random.RandomState(0)
+    values = random.randint(0, 3, 30000)
+    codes = np.stack([values + random.uniform(0, 2, 30000), random.uniform(size=30000)], 1)
+    found = mutual_information(codes, values[:, None], LATENT_INFO[1:2], bins=8)
+    edges = np.quantile(codes[:, 0], np.arange(1, 8) / 8)
+    table = np.zeros([8, 3])
+    for code, value in zip(codes[:, 0], values):
+        table[(code >= edges).sum(), value] += 1 / 30000
+    information = sum(
+        table[i, j] * np.log(table[i, j] / table[i].sum() / table[:, j].sum())
+        for i in range(8) for j in range(3) if table[i, j] > 0
+    )  # fmt: skip
+    shares = table.sum(0)
+    assert found[0, 0] == pytest.approx(information / -(shares * np.log(shares)).sum(), rel=5e-3)
+    assert found[1, 0] < 1e-3
+
+
+def test_information_does_not_grow_as_samples_get_fewer():
+    """20 x 20 bins of 1000 independent samples would show a share of 0.06 without the correction."""
+    codes = latents(1000, nz=12)
+    found = mutual_information(codes, latents(1000, nz=4, seed=1), [LATENT_INFO[0]] * 4)
+    assert found.mean() < 0.02
+
+
+def test_separability_is_squared_correlation_or_balanced_accuracy():
+    codes = latents(4000, nz=2)
+    noisy = np.sqrt(0.6) * codes[:, 0] + np.sqrt(0.4) * np.random.RandomState(2).standard_normal(4000)
+    rare = codes[:, 1] > 1.5  # 7 %: always saying no is right 93 % of the time, and tells nothing
+    flipped = rare ^ (np.random.RandomState(3).uniform(size=4000) < 0.2)
+    info = [LATENT_INFO[0], LATENT_INFO[3], LATENT_INFO[3]]
+    found = code_separability(codes, np.stack([noisy, rare, flipped], 1), info)
+    assert found[0, 0] == pytest.approx(0.6, abs=0.03) and found[1, 1] == pytest.approx(1, abs=0.02)
+    assert found[1, 0] < 0.01 and found[0, 1] < 0.15
+    truth = (
+        flipped[rare].mean() * rare.sum() / flipped.sum() + (~flipped[~rare]).mean() * (~rare).sum() / (~flipped).sum()
+    )
+    assert found[1, 2] == pytest.approx(truth - 1, abs=0.08)
+
+
+def test_importance_and_informativeness_of_a_sum():
+    """x = 2 a + b, and noise: trees see both components, one four times as much, and miss the noise."""
+    codes = latents(3000, nz=5)
+    noise = np.random.RandomState(4).standard_normal(3000)
+    factors = (2 * codes[:, 1] + codes[:, 3] + noise)[:, None]
+    importance, informativeness = factor_importance(codes, factors, LATENT_INFO[:1])
+    assert importance.sum() == pytest.approx(1)
+    assert importance[1, 0] == pytest.approx(0.8, abs=0.06) and importance[3, 0] == pytest.approx(0.2, abs=0.06)
+    assert informativeness[0] == pytest.approx(5 / 6, abs=0.06)
+    # A category that 30 % of the samples show at random cannot be known: no better than the commonest value.
+    odd = np.random.RandomState(5).uniform(size=(3000, 1)) < 0.3
+    assert factor_importance(codes, odd, LATENT_INFO[3:])[1][0] < 0.03
+
+
+def test_a_factor_that_never_changes_is_moved_by_nothing():
+    codes = latents(300)
+    factors = factors_of(codes)
+    factors[:, [1, 2]] = 0.5, 1
+    factors[:, 1] = 2
+    scores, matrices = latent_factor_scores(codes, factors, LATENT_INFO)
+    assert not any(matrix[:, [1, 2]].any() for matrix in matrices.values())
+    assert 0.45 < scores["DCI/completeness"] <= 0.5 and 0.4 < scores["MIG"] <= 0.5 and scores["SAP"] <= 0.5
+
+
+@given(st.integers(0, 1000), st.floats(0.01, 100), st.floats(-50, 50))
+def test_information_depends_on_no_unit_and_no_order(seed, scale, shift):
+    random = np.random.RandomState(seed)
+    codes = latents(200, nz=3, seed=seed)
+    factors = np.stack([codes[:, 0] + random.standard_normal(200), random.randint(0, 3, 200)], 1)
+    info = LATENT_INFO[:2]
+    found = mutual_information(codes, factors, info)
+    order = random.permutation(200)
+    moved = factors[order] * [scale, 1] + [shift, 0]
+    np.testing.assert_allclose(mutual_information(-codes[order][:, ::-1], moved, info)[::-1], found, atol=0.06)
+    np.testing.assert_allclose(mutual_information(codes[order] * scale, moved, info), found, atol=1e-9)
+
+
+LATENT_MISTAKES = {
+    "codes of shape (200, 1)": lambda: latent_factor_scores(latents(200, 1), factors_of(latents(200)), LATENT_INFO),
+    "factors of shape (200, 4)": lambda: latent_factor_scores(latents(300), factors_of(latents(200)), LATENT_INFO),
+    "expected (200, 3)": lambda: mutual_information(latents(200), factors_of(latents(200)), LATENT_INFO[:3]),
+    "codes of shape (200, 6): expected [N, nz], finite": lambda: code_separability(
+        latents(200) * np.nan, factors_of(latents(200)), LATENT_INFO
+    ),
+    "99 samples": lambda: factor_importance(latents(99), factors_of(latents(99)), LATENT_INFO),
+    "matrix of shape (1, 2)": lambda: completeness([[1, 2]]),
+    "matrix of shape (2, 2)": lambda: mean_gap([[1, -2], [0, 0]]),
+}
+
+
+@pytest.mark.parametrize("words", LATENT_MISTAKES)
+def test_mistakes_about_latents_are_named_in_one_line(words):
+    with pytest.raises(ValueError) as caught:
+        LATENT_MISTAKES[words]()
+    assert words in str(caught.value) and "\n" not in str(caught.value)

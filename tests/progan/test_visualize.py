@@ -1,4 +1,4 @@
-"""visualize.py: which models it finds, what it writes, what it refuses; and the numbers of a model card."""
+"""visualize.py: which models it finds, what it writes, what it refuses."""
 
 import os
 
@@ -8,12 +8,9 @@ from make_tiny_snapshot import SNAPSHOT
 from PIL import Image
 from progan_helpers import load_command
 
-from experiment_utils.datasets import Dataset
 from experiment_utils.errors import UserError
-from progan.data.writer import DatasetWriter
 from progan.inference import TrainedGenerator
-from progan.metrics.faithfulness import faithfulness
-from progan.snapshot import load_snapshot, pretrained_models, save_snapshot, snapshot_path
+from progan.snapshot import load_snapshot, save_snapshot, snapshot_path
 from progan.traversal import activeness_by_component
 
 
@@ -106,34 +103,3 @@ def test_bad_input(command, tmp_path, arguments, words):
     with pytest.raises(UserError) as caught:
         command.main([*arguments, "--out_dir", str(tmp_path)])
     assert all(word in str(caught.value) for word in words) and os.listdir(str(tmp_path)) == []
-
-
-def test_faithfulness_of_a_generator_that_repeats_the_training_images(tmp_path):
-    positions = np.linspace(0, 10, 60)
-    with DatasetWriter(str(tmp_path / "squares"), 16, 3) as writer:
-        for position in positions:
-            writer.add(square(position))
-        info = [{"name": "x", "kind": "continuous", "range": [0, 10]}]
-        writer.finish(np.float32(positions)[:, None], info)
-
-    class Repeats:
-        """Shows the squares whose place is one of half the true range: z0 chooses it."""
-
-        spec = load_snapshot(pretrained_models()["clevr_1fov_16_fs"]).spec
-
-        def __call__(self, z, normalize_latents=True):
-            chosen = (np.tanh(z[:, 0]) * 0.5 + 0.5) * 29
-            return np.stack([square(positions[int(index + 0.5)]) for index in chosen])
-
-    numbers = faithfulness(Repeats(), Dataset(str(tmp_path / "squares")))
-    assert numbers["effective_number"] == pytest.approx(1)
-    assert numbers["nearest_image_error"] == 0 < numbers["nearest_image_baseline"]
-    assert numbers["coverage/x"] == pytest.approx(0.5, abs=0.11) and numbers["held_out/x"] > 0.9
-
-
-def square(position):
-    """A red square on grey, its edges blended: uint8 [16, 16, 3]."""
-    across = np.clip(np.minimum(np.arange(16) - position + 1, position + 5 - np.arange(16)), 0, 1)
-    image = np.full([16, 16, 3], 100.0)
-    image[5:10] += across[:, None] * ([200, 40, 30] - image[5:10])
-    return np.rint(image).astype(np.uint8)
