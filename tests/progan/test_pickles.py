@@ -76,6 +76,19 @@ def test_images_are_those_of_the_weights(tmp_path, lod, resolution, fade):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
+def test_the_level_of_detail_is_that_of_the_averaged_generator(tmp_path):
+    lods = {"G": 0.5, "D": 0.25, "Gs": 0.75}
+
+    def change(networks):
+        for net, lod in lods.items():
+            networks[net]["lod"] = np.float32(lod)
+
+    assert load_snapshot(write(tmp_path / "a.pkl", changed(change))).lod == 0.75
+    lods = {"G": 0.5, "D": 0.25}
+    without = changed(lambda networks: [change(networks), networks["Gs"].pop("lod")])
+    assert load_snapshot(write(tmp_path / "a.pkl", without)).lod == 0.5
+
+
 class Network:
     """Stands in for the reference's class: the same state, as its own unpickling would see it."""
 
