@@ -1,0 +1,118 @@
+"""train.py as several workers: one that dies or hangs ends the others, signals reach all, the job goes on."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from progan_helpers import PROGAN_EXPERIMENTS, read_scalars
+
+from progan.snapshot import list_snapshots, load_snapshot
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Workers that know each other by TF_CONFIG
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory, data_dir):
+    """What `parallel_runs.py` left."""
+    out = str(tmp_path_factory.mktemp("parallel"))
+    command = [sys.executable, os.path.join(HERE, "parallel_runs.py"), data_dir, out]
+    process = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.returncode == 0, process.stdout + "".join(said(out, name, 0) for name in ("killed", "stopped"))
+    return out
+
+
+def said(out, name, index):
+    """The lines of a worker's standard error that are train.py's."""
+    with open(os.path.join(out, f"{name}-{index}.err"), errors="replace") as stream:
+        return "".join(line for line in stream if line.startswith("train.py") or "Traceback" in line)
+
+
+def endings(out, name):
+    with open(os.path.join(out, "endings.json")) as stream:
+        return json.load(stream)[name]
+
+
+@pytest.mark.parametrize("name, victim, others", [("killed", 1, (0, 2)), ("stopped", 0, (1,))])
+def test_a_lost_worker_ends_the_others_within_15_seconds_and_is_named_once(out, name, victim, others):
+    for index in others:
+        assert endings(out, name)[index]["status"] == 3
+        assert 0 < endings(out, name)[index]["seconds"] < 15
+        (line,) = said(out, name, index).splitlines()
+        assert re.match(rf"train.py: error: worker {victim} \(127.0.0.1:\d+\) has given no sign of life for ", line)
+        assert line.endswith("go on from the last snapshot with --resume_exp")
+
+
+def test_it_goes_on_from_the_last_snapshot(out):
+    """With two workers now, of the same joint minibatch."""
+    text = {}
+    for name in ("killed", "stopped"):
+        with open(os.path.join(out, f"{name}-0.out")) as stream:
+            text[name] = stream.read()
+    (kimg,) = re.findall(r"^from .*, ([\d.]+) kimg$", text["stopped"], re.M)
+    reports = text["killed"].count("\ntick ")
+    # It may have been lost between a report and the end of the save that follows.
+    assert float(kimg) in (pytest.approx(0.192 * reports), pytest.approx(0.192 * (reports - 1)))
+    assert "by 3 workers" in text["killed"] and "by 2 workers" in text["stopped"]
+    (run_dir,) = os.listdir(os.path.join(out, "results"))
+    steps = list(read_scalars(os.path.join(out, "results", run_dir))["loss/D"])
+    assert steps == list(range(192, 192 * (len(steps) + 1), 192))  # every report once
+    assert len(steps) > float(kimg) / 0.192
+
+
+def test_only_worker_0_writes(out):
+    (run_dir,) = os.listdir(os.path.join(out, "results"))
+    names = os.listdir(os.path.join(out, "results", run_dir))
+    assert len([name for name in names if name.startswith("events.")]) == 2  # one of each start
+    for name in ("killed-1", "killed-2", "stopped-1"):
+        assert os.path.getsize(os.path.join(out, f"{name}.out")) == 0
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Workers that the command starts itself
+
+
+def children(pid):
+    """The process ids of a process's children, in the order of their start."""
+    with open(f"/proc/{pid}/task/{pid}/children") as stream:
+        return sorted(map(int, stream.read().split()))
+
+
+def test_num_cpu_workers(tmp_path, data_dir):
+    """Two workers, supervised; a SIGINT to the second stops both at the same step, and one line says what was saved."""
+    results_dir = str(tmp_path / "results")
+    flags = (
+        "--dataset squares --num_cpu_workers 2 --num_threads 1 --resolution 4 --nz 3 --fmap_base 16 --minibatch 8 "
+        "--hp_lambda 0.01 --total_kimg 1000 --tick_kimg 0.16 --compute_interp_ticks 0"
+    )
+    command = [sys.executable, os.path.join(PROGAN_EXPERIMENTS, "train.py"), *flags.split()]
+    command += ["--data_dir", data_dir, "--results_dir", results_dir]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("tick 1 "):
+            _, second = children(process.pid)
+            os.kill(second, signal.SIGINT)
+            break
+    begin = time.monotonic()
+    out, err = process.communicate(timeout=120)
+    text = "".join(lines) + out
+    assert process.returncode == 130, err
+    assert time.monotonic() - begin < 60
+    assert "training at 4 px on the CPU, by 2 workers" in text and text.count("\ntick 1 ") == 1
+    (name,) = os.listdir(results_dir)
+    (line,) = [line for line in err.splitlines() if line.startswith("train.py")]
+    assert line.startswith("train.py: stopped by signal 2; saved ") and "go on with: train.py --resume_exp 0" in line
+    (path,) = list_snapshots(os.path.join(results_dir, name)).values()
+    snapshot = load_snapshot(path)
+    assert snapshot.images_shown >= 160 and snapshot.images_shown % 32 == 0
+    assert snapshot.options["flags"]["num_cpu_workers"] == 2

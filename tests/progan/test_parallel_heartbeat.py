@@ -1,0 +1,208 @@
+"""Signs of life between workers: several in this process, on ports of their own."""
+
+import contextlib
+import json
+import socket
+import threading
+import time
+
+import pytest
+
+from experiment_utils.errors import OptionError, TrainingError
+from progan import heartbeat
+from progan.cluster import Cluster
+from progan.heartbeat import Heartbeat
+from progan.launch import free_ports
+
+SILENCE = 2.0
+
+
+class Group:
+    """Workers of one cluster; `lost` gathers {index: line} of those that would have ended."""
+
+    def __init__(self, count):
+        self.addresses = tuple(f"127.0.0.1:{port}" for port in free_ports(count))
+        self.lost, self.members = {}, {}
+
+    def start(self, index, settings=None, timeout=30, parent=None):
+        cluster = Cluster(self.addresses, index)
+        on_loss = lambda line: self.lost.setdefault(index, line)  # noqa: E731
+        self.members[index] = Heartbeat(cluster, settings or {"seed": 1}, timeout, SILENCE, on_loss, parent)
+        return self.members[index]
+
+    def name(self, index):
+        return f"worker {index} ({self.addresses[index]})"
+
+    def connect(self):
+        """All members meet and get ready, each in a thread."""
+
+        def enter(member):
+            member.meet()
+            member.ready()
+
+        threads = [threading.Thread(target=enter, args=[member]) for member in self.members.values()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+            assert not thread.is_alive()
+
+    def freeze(self, index):
+        """From now on that member neither sends nor receives, as if its process were stopped."""
+        self.members[index]._closed = True
+        self.members[index]._thread.join()
+
+    def close(self):
+        for member in self.members.values():
+            if member._socket.fileno() >= 0:
+                member.close()
+
+    def send(self, index, payload):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            stranger.sendto(payload, ("127.0.0.1", int(self.addresses[index].split(":")[1])))
+
+
+@pytest.fixture
+def group():
+    with contextlib.ExitStack() as stack:
+
+        def make(count):
+            group = Group(count)
+            stack.callback(group.close)
+            return group
+
+        yield make
+
+
+def wait_until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_silent_worker_is_named_by_all_others(group):
+    three = group(3)
+    for index in range(3):
+        three.start(index)
+    three.connect()
+    three.freeze(1)
+    begin = time.monotonic()
+    wait_until(lambda: set(three.lost) == {0, 2})
+    assert SILENCE - heartbeat.PERIOD < time.monotonic() - begin < SILENCE + 5
+    for line in three.lost.values():
+        assert line.startswith(f"{three.name(1)} has given no sign of life for 2 s: ") and "--resume_exp" in line
+
+
+def test_one_that_fails_ends_the_others_at_once_with_its_own_line(group):
+    three = group(3)
+    for index in range(3):
+        three.start(index)
+    three.connect()
+    begin = time.monotonic()
+    three.members[2].close("worker 2 ended: no space left")
+    wait_until(lambda: set(three.lost) == {0, 1})
+    assert time.monotonic() - begin < SILENCE
+    assert set(three.lost.values()) == {"worker 2 ended: no space left"}
+
+
+def test_connected_workers_stay_so_and_one_that_is_done_may_fall_silent(group):
+    three = group(3)
+    for index in range(3):
+        three.start(index)
+    three.connect()
+    three.members[1].close()
+    time.sleep(2 * SILENCE)
+    assert not three.lost
+
+
+def test_a_worker_that_never_answers_is_named_after_the_timeout(group):
+    three = group(3)
+    three.start(0, timeout=1)
+    begin = time.monotonic()
+    with pytest.raises(TrainingError) as refusal:
+        three.members[0].meet()
+    assert 1 <= time.monotonic() - begin < 10
+    assert str(refusal.value).startswith(f"{three.name(1)} and {three.name(2)} did not answer within 1 s; ")
+    assert "--worker_timeout" in str(refusal.value)
+
+
+def test_one_that_comes_late_is_waited_for(group):
+    two = group(2)
+    two.start(0)
+    timer = threading.Timer(1.0, two.start, [1])
+    timer.start()
+    two.members[0].meet()
+    timer.join()
+    two.members[1].meet()
+
+
+def test_one_that_meets_but_does_not_get_ready(group):
+    two = group(2)
+    two.start(0, timeout=1)
+    two.start(1)
+    two.members[0].meet()
+    with pytest.raises(TrainingError, match="did not get ready within 1 s"):
+        two.members[0].ready()
+
+
+def test_other_settings_are_named(group):
+    two = group(2)
+    two.start(0, {"seed": 1, "lr": 0.1, "minibatch": "4"})
+    two.start(1, {"seed": 2, "lr": 0.1, "minibatch": "8"})
+    for index in (0, 1):
+        with pytest.raises(OptionError) as refusal:
+            two.members[index].meet()
+        assert str(refusal.value).startswith(f"{two.name(1 - index)} was started with another minibatch, seed; ")
+
+
+def test_one_that_fails_at_the_start(group):
+    two = group(2)
+    two.start(0)
+    two.start(1)
+    two.members[1].meet()
+    two.members[1].close("worker 1 ended: no GPU")
+    with pytest.raises(TrainingError, match="worker 1 ended: no GPU"):
+        two.members[0].meet()
+        two.members[0].ready()
+
+
+def test_a_port_that_is_taken(group):
+    two = group(2)
+    two.start(0)
+    with pytest.raises(OptionError, match=r"worker 0 .*: cannot use that UDP port here \(Address already in use\)"):
+        Heartbeat(Cluster(two.addresses, 0), {}, 1, 1, print)
+
+
+def test_a_worker_that_was_started_again_is_not_the_one_that_was_lost(group):
+    """The others end, rather than wait for a collective that the new process knows nothing of."""
+    two = group(2)
+    two.start(0)
+    two.start(1)
+    two.connect()
+    two.freeze(1)
+    two.members[1]._socket.close()
+    two.start(1)
+    wait_until(lambda: 0 in two.lost)
+    assert two.lost[0].startswith(two.name(1))
+    assert 1 not in two.lost  # it waits for a worker 0 that is new too
+
+
+def test_strangers_are_not_listened_to(group):
+    two = group(2)
+    for index in range(2):
+        two.start(index)
+    two.connect()
+    forged = {"from": 1, "id": "00000000", "to": "00000000", "state": "failed", "error": "forged"}
+    for payload in (b"", b"\xff\x00", b"[]", b"7", b'{"from": 9}', b'{"from": {}}', json.dumps(forged).encode()):
+        two.send(0, payload)
+    time.sleep(4 * heartbeat.PERIOD)
+    assert not two.lost
+
+
+def test_an_orphan_ends(group):
+    """Its parent, the supervisor, is not this process's."""
+    two = group(2)
+    two.start(0, parent=1 << 30)
+    wait_until(lambda: 0 in two.lost)
+    assert two.lost[0] == "the process that started the workers has ended"
