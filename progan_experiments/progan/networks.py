@@ -15,6 +15,8 @@ from progan.schedule import log2
 
 tf.logging.set_verbosity(tf.logging.ERROR)
 tf.disable_v2_behavior()  # static graphs in sessions, in both TensorFlow versions
+if hasattr(tf.config.experimental, "enable_tensor_float_32_execution"):  # TensorFlow 2.4 and later use TF32 on GPUs:
+    tf.config.experimental.enable_tensor_float_32_execution(False)  # too coarse for the penalty's second differences
 
 LEAK = 0.2  # slope of the leaky ReLU for negative inputs
 GAIN = np.sqrt(2)  # He initialisation for (leaky) ReLU, applied at run time

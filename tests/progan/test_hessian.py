@@ -6,6 +6,7 @@ import make_tiny_snapshot
 import numpy as np
 import numpy_progan
 import pytest
+import tensorflow.compat.v1 as tf
 
 from hessian_penalty_np import hessian_penalty
 from progan.inference import TrainedGenerator
@@ -157,6 +158,11 @@ def test_a_float32_generator_gives_the_hessians_of_a_float64_one():
         (found,) = image_hessians(lambda z: G(z, dtype=np.float32), z)
     assert expected.std() > 0.1
     assert (found - expected).std() < 2e-4
+
+
+def test_networks_run_in_full_float32_also_on_gpus_with_tf32():
+    enabled = getattr(tf.config.experimental, "tensor_float_32_execution_enabled", None)
+    assert (enabled is None) == tf.VERSION.startswith("1.") and not (enabled and enabled())
 
 
 # ----------------------------------------------------------------------------------------------------------------------
