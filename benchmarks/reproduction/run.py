@@ -38,8 +38,7 @@ import matplotlib.pyplot as plt
 HERE = os.path.dirname(os.path.abspath(__file__))
 PROGAN_EXPERIMENTS = os.path.join(os.path.dirname(os.path.dirname(HERE)), "progan_experiments")
 METRICS = ("activeness", "diagonalness", "factors", "faithfulness", "FD_random")
-ORDER = ("bl", "info", "fs", "ft")  # a fine-tuned model needs the one without the penalty first
-TITLES = {"bl": "vanilla", "info": "InfoGAN", "fs": "from scratch", "ft": "fine-tuned"}
+TITLES = {"bl": "vanilla", "info": "InfoGAN", "fs": "from scratch", "ft": "fine-tuned", "rel": "released"}
 
 
 @dataclasses.dataclass
@@ -60,10 +59,10 @@ def main(argv=None):
     chosen = options.parse(StudyOptions, __doc__, "", argv[1:])
     study = STUDIES[argv[0]]
     make_dataset(study, chosen.data_dir)
-    models = [(family, seed) for family in ORDER if family in study.families for seed in study.seeds]
+    models = [(family, seed) for family in study.families for seed in study.seeds]
     folder = os.path.join(chosen.out_dir, argv[0])
-    for wave in (False, True):
-        jobs = [model for model in models if (model[0] == "ft") == wave]
+    for later in (False, True):  # those that begin as another one come after it
+        jobs = [model for model in models if (model[0] in study.starts) == later]
         with concurrent.futures.ThreadPoolExecutor(chosen.jobs) as pool:
             list(pool.map(lambda model: train(study, *model, folder, chosen.data_dir), jobs))
     if not chosen.train_only:
@@ -100,9 +99,10 @@ def train(study, family, seed, folder, data_dir):
         flags = ["--resume_exp", "0", *places]
     else:
         flags = [*study.train_flags(family, seed), *places]
-        if family == "ft":
-            vanilla = snapshots(find_run(folder, "bl", seed))
-            flags += ["--resume_snapshot", vanilla[min(kimg for kimg in vanilla if kimg >= study.ft_kimg)]]
+        if family in study.starts:
+            origin, start_kimg = study.starts[family]
+            earlier = snapshots(find_run(folder, origin, seed))
+            flags += ["--resume_snapshot", earlier[min(kimg for kimg in earlier if kimg >= start_kimg)]]
     print(f"{results}: train.py {' '.join(flags)}", flush=True)
     os.makedirs(results, exist_ok=True)
     with open(results + ".log", "a") as log:
@@ -153,7 +153,7 @@ def measure(study, models, folder, data_dir):
                 if evaluator is None:
                     evaluator = Evaluator(dataset, generator.spec, METRICS, len(dataset), num_gpus=0, num_threads=1)
                 row = {"family": family, "seed": seed, "kimg": kimg}
-                row["minutes"] = training_seconds(run_dir, study.ft_kimg if family == "ft" else 0) / 60
+                row["minutes"] = training_seconds(run_dir, study.starts.get(family, ("", 0))[1]) / 60
                 row.update(evaluator.evaluate(generator))
                 row["history"] = history(run_dir)
                 save_sweeps(generator, os.path.join(folder, f"{family}-{seed}"), seed)
@@ -207,7 +207,7 @@ def report(name, study, rows):
     for key in rows[0]:
         if key.startswith("faithfulness/coverage/"):
             columns["coverage of " + key.rsplit("/", 1)[1]] = (key, 2)
-    families = [family for family in ORDER if any(row["family"] == family for row in rows)]
+    families = [family for family in study.families if any(row["family"] == family for row in rows)]
     lines = [f"# {name}", ""]
     lines += [
         f"`python benchmarks/reproduction/run.py {name}`: {study.dataset} at {study.resolution} px, {study.kimg} kimg, "
@@ -229,7 +229,8 @@ def report(name, study, rows):
         "",
     ]
     for family in families:
-        more = f" --resume_snapshot <vanilla at {study.ft_kimg} kimg>" if family == "ft" else ""
+        origin, start_kimg = study.starts.get(family, (None, 0))
+        more = f" --resume_snapshot <{TITLES[origin]}, at {start_kimg} kimg>" if origin else ""
         lines.append(f"- {TITLES[family]}: `train.py {' '.join(study.train_flags(family, study.seeds[0]))}{more}`")
     return "\n".join(lines) + "\n"
 
@@ -249,7 +250,7 @@ def _table(first, columns, groups):
 def save_curves(path, rows):
     """Plot how many components are in use, and how diagonal the Hessians are, while the models train."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), constrained_layout=True)
-    for number, family in enumerate(ORDER):
+    for number, family in enumerate(TITLES):
         for row in (row for row in rows if row["family"] == family):
             kimg, effective, share = zip(*row["history"])
             label = TITLES[family] if row is next(r for r in rows if r["family"] == family) else None

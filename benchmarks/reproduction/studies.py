@@ -12,9 +12,9 @@ class Study:
 
     flags      of train.py, for all models
     families   of models, as the published names have them: bl (vanilla), info (InfoGAN), fs (with the Hessian Penalty
-               from scratch), ft (fine-tuned with it)
+               from scratch), ft (fine-tuned with it); and rel (released: from scratch, then without it)
     kimg       thousands of real images that every model has seen at the end
-    ft_kimg    how many of them a fine-tuned model had seen without the penalty
+    starts     {family: (family, kimg)} of a model that begins as another one at that kimg
     ramp_kimg  over which the penalty's weight rises from 0
     render     flags of dataset_tool.py render_clevr that make the dataset; none: it ships with the project
     factors    true factors of the dataset: components that InfoGAN regresses
@@ -26,13 +26,13 @@ class Study:
     families: tuple
     seeds: tuple
     kimg: int
-    ft_kimg: int
+    starts: dict
     ramp_kimg: int
     flags: tuple
     render: tuple = ()
 
     def train_flags(self, family, seed):
-        """Return the flags of train.py for one model; a fine-tuned one needs --resume_snapshot besides."""
+        """Return the flags of train.py for one model; those of `starts` need --resume_snapshot besides."""
         flags = ["--dataset", self.dataset, "--resolution", str(self.resolution), *self.flags]
         flags += ["--seed", str(seed), "--num_threads", "1", "--num_gpus", "0", "--total_kimg", str(self.kimg)]
         flags += ["--tick_kimg", "10", "--snapshot_kimg", "50", "--compute_interp_ticks", "0", "--keep_states", "2"]
@@ -45,17 +45,18 @@ class Study:
 
 STATIC_16 = ("--initial_resolution", "16", "--fmap_base", "64", "--minibatch", "16")
 GROWN_32 = (*STATIC_16, "--stage_kimg", "50", "--fade_kimg", "30")
-FOUR = ("bl", "info", "fs", "ft")
+ALL = ("bl", "info", "fs", "ft", "rel")
+STARTS = {"ft": ("bl", 100), "rel": ("fs", 200)}
 
 STUDIES = {
     "clevr_1fov_16": Study(
         dataset="clevr_1fov_32",
         resolution=16,
         factors=1,
-        families=FOUR,
+        families=ALL,
         seeds=(1, 2, 3),
         kimg=250,
-        ft_kimg=100,
+        starts=STARTS,
         ramp_kimg=100,
         flags=STATIC_16,
     ),
@@ -64,10 +65,10 @@ STUDIES = {
         render=("--variant", "simple", "--images", "6000", "--resolution", "32", "--seed", "0"),
         resolution=16,
         factors=4,
-        families=FOUR,
+        families=ALL,
         seeds=(1, 2, 3),
         kimg=250,
-        ft_kimg=100,
+        starts=STARTS,
         ramp_kimg=100,
         flags=STATIC_16,
     ),
@@ -78,7 +79,7 @@ STUDIES = {
         families=("bl", "fs"),
         seeds=(1, 2),
         kimg=200,
-        ft_kimg=0,
+        starts={},
         ramp_kimg=100,
         flags=GROWN_32,
     ),
