@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,9 +12,67 @@ import time
 import pytest
 from progan_helpers import PROGAN_EXPERIMENTS, read_scalars
 
+from experiment_utils.errors import run_command
+from progan.launch import free_ports
 from progan.snapshot import list_snapshots, load_snapshot
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What is refused, before anything is written
+
+
+@pytest.fixture
+def refusal(train_command, data_dir, tmp_path, capsys, monkeypatch):
+    """refusal(flags, TF_CONFIG) -> the one line in which train.py refuses, with status 2 and without results."""
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+
+    def run(flags, config=None):
+        if config is not None:
+            monkeypatch.setenv("TF_CONFIG", config)
+        base = "--dataset squares --num_threads 1 --resolution 8 --nz 3 --fmap_base 16"
+        places = ["--data_dir", data_dir, "--results_dir", str(tmp_path / "results")]
+        with pytest.raises(SystemExit) as end:
+            run_command(lambda: train_command.main([*places, *base.split(), *flags.split()]))
+        (line,) = capsys.readouterr().err.splitlines()
+        assert end.value.code == 2 and line.startswith("train.py: error: ") and not (tmp_path / "results").exists()
+        return line
+
+    return run
+
+
+def tf_config(index=0, count=2):
+    workers = [f"127.0.0.1:{port}" for port in free_ports(count)]
+    return json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}})
+
+
+def test_a_tf_config_that_cannot_be_used(refusal):
+    assert "TF_CONFIG: not valid JSON" in refusal("--num_gpus 0", "{cluster}")
+    assert "TF_CONFIG: task index 2, but the cluster has workers 0 to 1" in refusal("--num_gpus 0", tf_config(2))
+    message = refusal("--num_cpu_workers 2", tf_config())
+    assert "--num_cpu_workers 2 starts workers on this host, TF_CONFIG says" in message
+
+
+@pytest.mark.parametrize("flags", ["--num_cpu_workers 3 --minibatch 8", "--num_gpus 3 --minibatch 4:12,8:8"])
+def test_minibatches_that_cannot_be_dealt_out(refusal, flags):
+    assert re.search(r"--minibatch 8 \(at [48] px\): its 2 group\(s\) of 4 .* among 3 workers; use", refusal(flags))
+
+
+def test_a_worker_that_never_answers(refusal):
+    begin = time.monotonic()
+    message = refusal("--num_gpus 0 --worker_timeout 1 --minibatch 8", tf_config())
+    assert re.search(r"worker 1 \(127.0.0.1:\d+\) did not answer within 1 s; start all workers", message)
+    assert time.monotonic() - begin < 30
+
+
+def test_a_port_that_is_taken(refusal):
+    config = tf_config()
+    host, port = json.loads(config)["cluster"]["worker"][0].split(":")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind((host, int(port)))
+        message = refusal("--num_gpus 0 --minibatch 8", config)
+    assert f"worker 0 ({host}:{port}): cannot use that UDP port here (Address already in use)" in message
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -139,9 +139,10 @@ def test_one_that_comes_late_is_waited_for(group):
 
 def test_one_that_meets_but_does_not_get_ready(group):
     two = group(2)
-    two.start(0, timeout=1)
+    two.start(0)
     two.start(1)
     two.members[0].meet()
+    two.members[0]._timeout = 1
     with pytest.raises(TrainingError, match="did not get ready within 1 s"):
         two.members[0].ready()
 

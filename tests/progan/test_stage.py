@@ -5,6 +5,7 @@ import numpy_progan
 import pytest
 from progan_helpers import random_networks
 
+from experiment_utils.errors import SnapshotError
 from progan.networks import NetworkSpec
 from progan.stage import DIRECTIONS, LATENTS_D, LATENTS_G, MIXING, LossOptions, Stage, StageKey, draw
 
@@ -216,6 +217,55 @@ def test_draws_depend_on_seed_step_and_purpose_alone():
     assert signs.shape == (2, 500, 3) and set(np.unique(signs)) == {-1, 1} and abs(signs.mean()) < 0.1
     mixing = draw(1, 2, MIXING, 500, 3)
     assert mixing.shape == (500, 1, 1, 1) and 0 <= mixing.min() and mixing.max() < 1 and abs(mixing.mean() - 0.5) < 0.05
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The optimisers' slots
+
+
+def stage_at_4_px(slots):
+    spec = NetworkSpec(resolution=4, channels=1, nz=3, fmap_base=8)
+    options = LossOptions(0, 0.1, 2, [1], 0, 0, 0)
+    return Stage(StageKey(4, False, False, 4), spec, options, random_networks(spec), slots, LR, num_threads=1)
+
+
+def slots_at_4_px():
+    """Every slot with values of its own."""
+    stage = stage_at_4_px(None)
+    slots = stage.read_slots()
+    stage.close()
+    return {name: np.full_like(value, number) for number, (name, value) in enumerate(sorted(slots.items()), start=1)}
+
+
+def test_slots_are_named_after_their_weights_and_optimisers():
+    names = set(slots_at_4_px())
+    powers = {f"Adam_{net}/{power}" for net in "GD" for power in ("beta1_power", "beta2_power")}
+    assert powers <= names and "D/4x4/Dense1/bias/Adam_D" in names and "D/4x4/Dense1/bias/Adam_D_1" in names
+    networks = random_networks(NetworkSpec(resolution=4, channels=1, nz=3, fmap_base=8))
+    assert len(names) == 4 + 2 * (len(networks["G"]) + len(networks["D"]))
+
+
+def test_slots_as_earlier_versions_named_them():
+    """By their place in the graph, D's optimiser first."""
+    slots = slots_at_4_px()
+    old = {name: value for name, value in slots.items() if not name.startswith("Adam_")}
+    for place, net in (("cond", "D"), ("cond_1", "G")):
+        for power in ("beta1_power", "beta2_power"):
+            old[f"{place}/{power}"] = slots[f"Adam_{net}/{power}"]
+    stage = stage_at_4_px(old)
+    found = stage.read_slots()
+    stage.close()
+    assert set(found) == set(slots) and not moved(slots, found)
+
+
+@pytest.mark.parametrize("name", ["Adam_G/beta2_power", "D/4x4/Conv/weight/Adam_D_1"])
+def test_slots_that_lack_one_or_have_another_shape_are_refused(name):
+    slots = slots_at_4_px()
+    value = slots.pop(name)
+    with pytest.raises(SnapshotError, match=f"the training state lacks {name}: "):
+        stage_at_4_px(slots)
+    with pytest.raises(SnapshotError, match=rf"the training state has {name} of shape \[2"):
+        stage_at_4_px(dict(slots, **{name: np.stack([value, value])}))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
