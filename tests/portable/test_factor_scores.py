@@ -568,6 +568,7 @@ def test_disentanglement_and_completeness_of_known_matrices():
     assert disentanglement(shared) == 0 and completeness(shared) == 1
     assert disentanglement(split) == 1
     assert completeness(split) == pytest.approx((1 - np.log(2) / np.log(3) + 1) / 2)
+    assert completeness([[0.5], [0.5], [0], [0]]) == pytest.approx(0.5)
     # Components weigh as much as they matter: 1 for the first, 0 for the second, of three times the importance.
     assert disentanglement([[0.5, 0], [0.75, 0.75]]) == pytest.approx(0.25)
     assert disentanglement(np.zeros([3, 2])) == completeness(np.zeros([3, 2])) == 0
@@ -627,6 +628,10 @@ def test_separability_is_squared_correlation_or_balanced_accuracy():
         flipped[rare].mean() * rare.sum() / flipped.sum() + (~flipped[~rare]).mean() * (~rare).sum() / (~flipped).sum()
     )
     assert found[1, 2] == pytest.approx(truth - 1, abs=0.08)
+    # Yes 30 % of the time above 0.5, else no: a threshold there is right of all yes and 76 % of no.
+    seldom = (codes[:, 1] > 0.5) & (np.random.RandomState(6).uniform(size=4000) < 0.3)
+    right = (codes[~seldom, 1] <= 0.5).mean()
+    assert code_separability(codes, seldom[:, None], LATENT_INFO[3:])[1, 0] == pytest.approx(right, abs=0.06)
 
 
 def test_importance_and_informativeness_of_a_sum():

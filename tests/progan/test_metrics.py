@@ -53,10 +53,10 @@ def test_path_length_on_a_sphere_of_colours(worker):
         colours = z / np.linalg.norm(z, axis=1, keepdims=True)
         return np.float32(np.broadcast_to(colours[:, None, None], [len(z), 4, 4, 3]))
 
-    found = perceptual_path_length(worker, sample, nz=3, num_pairs=1500, minibatch=200)
-    assert found == pytest.approx((np.pi**2 - 4) / 2, rel=0.06)
+    found = perceptual_path_length(worker, sample, nz=3, num_pairs=500, minibatch=150)
+    assert found == pytest.approx((np.pi**2 - 4) / 2, rel=0.1)
     z = np.concatenate(calls).astype(float).reshape(-1, 2, 3)
-    assert len(z) == 1500 and np.linalg.norm(z[:, 0], axis=1) == pytest.approx(1)
+    assert len(z) == 500 and np.linalg.norm(z[:, 0], axis=1) == pytest.approx(1)
     angles = np.linalg.norm(z[:, 1] - z[:, 0], axis=1) / 1e-4
     assert angles.max() < np.pi + 1e-2 and found == pytest.approx(trimmed_mean(angles**2), rel=1e-2)
 
@@ -293,7 +293,8 @@ def test_the_shipped_model_on_the_shipped_dataset(command, places, capsys):
     run(command, *flags, "--metrics", "FID", "ppl", "factors", "activeness", "--num_images", 300)
     printed = capsys.readouterr().out
     out = str(places[3])
-    content = json.load(open(os.path.join(out, f"{MODEL}-metrics.json")))
+    with open(os.path.join(out, f"{MODEL}-metrics.json")) as stream:
+        content = json.load(stream)
     assert content["model"] == MODEL and content["kimg"] == pytest.approx(502.4)
     results = {entry["metric"]: entry for entry in content["results"]}
     assert list(results) == ["FID", "PPL", "factors", "activeness"]
@@ -308,12 +309,11 @@ def test_the_shipped_model_on_the_shipped_dataset(command, places, capsys):
     with Image.open(os.path.join(out, f"{MODEL}-metrics-factors.png")) as picture:
         assert np.asarray(picture.convert("RGB")).std() > 20
     # A second call adds to it, and replaces what it computes again.
-    run(command, *flags, "--metrics", "FID", "diagonalness", "--num_images", 200)
-    merged = {
-        entry["metric"]: entry for entry in json.load(open(os.path.join(out, f"{MODEL}-metrics.json")))["results"]
-    }
-    assert set(merged) == {*results, "diagonalness"} and merged["PPL"] == results["PPL"]
-    assert merged["FID"]["num_images"] == 200 and merged["FID"]["values"] != results["FID"]["values"]
+    run(command, *flags, "--metrics", "activeness", "diagonalness", "--seed", 1)
+    with open(os.path.join(out, f"{MODEL}-metrics.json")) as stream:
+        merged = {entry["metric"]: entry for entry in json.load(stream)["results"]}
+    assert set(merged) == {*results, "diagonalness"} and merged["FID"] == results["FID"]
+    assert merged["activeness"]["seed"] == 1 and merged["activeness"]["values"] != results["activeness"]["values"]
 
 
 def test_several_models_side_by_side_and_results_beside_a_run(command, places, capsys):
@@ -329,7 +329,8 @@ def test_several_models_side_by_side_and_results_beside_a_run(command, places, c
     (row,) = [line.split() for line in printed.splitlines() if line.startswith("activeness/effective_number")]
     assert len(row) == 3 and row[1] == row[2]
     assert "[1] 00004-a-run-000003" in printed and f"[2] {MODEL}" in printed
-    assert json.load(open(os.path.join(run_dir, "metrics-000003.json")))["results"][0]["metric"] == "activeness"
+    with open(os.path.join(run_dir, "metrics-000003.json")) as stream:
+        assert json.load(stream)["results"][0]["metric"] == "activeness"
     run(command, "--model", SNAPSHOT, MODEL, *places, "--metrics", "activeness", "--resolution", 4)
 
 

@@ -79,16 +79,21 @@ def test_the_random_network_is_the_one_described(worker, size):
 
 
 def test_answers_stay_with_their_questions_when_a_stream_is_broken_off(worker):
-    calls = ({"networks": ["inception"], "images": np.full([1, 4, 4, 3], 10 * n, np.uint8)} for n in range(9))
-    stream = worker.stream("features", calls)
+    stream = worker.stream("features", calls_of(9))
     assert next(stream)["inception"][0, 0] == 0
     stream.close()
-    found = worker.call("features", networks=["inception"], images=np.full([1, 4, 4, 3], 255, np.uint8))
-    assert found["inception"][0, 0] == 1
+    white = {"networks": ["inception"], "images": np.full([1, 4, 4, 3], 255, np.uint8)}
+    assert worker.call("features", **white)["inception"][0, 0] == 1
+
+    def calls_that_fail():
+        yield from calls_of(2)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(worker.stream("features", calls_that_fail()))
+    assert worker.call("features", **white)["inception"][0, 0] == 1
     values = [answer["inception"][0, 0] for answer in worker.stream("features", calls_of(5))]
     np.testing.assert_allclose(values, np.arange(5) / 255, atol=1e-6)
-    with pytest.raises(ZeroDivisionError):
-        list(worker.stream("features", (1 // 0 for _ in "a")))
     assert list(worker.stream("features", [])) == []
 
 

@@ -48,14 +48,15 @@ class FeatureWorker:
         try:
             for arguments in calls:
                 if waiting:
-                    yield self._receive(method)
+                    answer, waiting = self._receive(method), False
+                    yield answer
                 self._send(method, arguments)
                 waiting = True
             if waiting:
-                yield self._receive(method)
-                waiting = False
+                answer, waiting = self._receive(method), False
+                yield answer
         finally:
-            if waiting:  # broken off: nobody will take the answer that is under way
+            if waiting:  # the making of arguments failed: nobody will take the answer that is under way
                 self.close()
 
     def _start(self):
