@@ -27,7 +27,7 @@ lint: setup
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 
-BENCHMARKS := benchmarks/render_speed.py benchmarks/discovery_step.py
+BENCHMARKS := benchmarks/render_speed.py benchmarks/discovery_step.py benchmarks/figure_hessians.py
 
 bench: setup
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(RUN) $$script; done

@@ -8,6 +8,7 @@ from experiment_utils import options
 from experiment_utils.errors import OptionError, UserError, run_command
 from experiment_utils.files import read_json, write_json
 from experiment_utils.options import option, positive, power_of_two, random_seed
+from progan.metrics.options import MetricOptions
 
 EXAMPLES = """
   a model that ships with the project, on the dataset it was trained on
@@ -23,8 +24,8 @@ FORMAT_VERSION = 1
 
 
 @dataclasses.dataclass
-class EvaluateOptions:
-    """The flags of evaluate.py."""
+class EvaluationOptions:
+    """Those of what is measured."""
 
     model: list = option(
         [], "run numbers, paths of snapshots, or names of shipped models", str, nargs="+", metavar="MODEL"
@@ -49,14 +50,15 @@ class EvaluateOptions:
     results_dir: str = option("results", "where run numbers are looked up; their results are written beside the run")
     out_dir: str = option("evaluations", "where results of snapshots go that lie in no run directory")
 
-    num_images: int = option(50000, "images for FID, KID and FD_random", check=positive)
-    num_pairs: int = option(100000, "pairs of images for PPL", check=positive)
-    inception: str = option(None, "weights of InceptionV3 (default: fetched once), or module:factory", str)
-    vgg: str = option(None, "torchvision's weights of VGG16 (default: fetched once), or module:factory", str)
     minibatch_size: int = option(100, "images to generate at once", check=positive)
     seed: int = option(0, "of all latents", check=random_seed)
     num_gpus: int = option(None, "0: the CPU; 1: a GPU (default: one if there is one)", int, check=options.not_negative)
     num_threads: int = option(0, "CPU threads; 0: all", check=options.not_negative)
+
+
+@dataclasses.dataclass
+class EvaluateOptions(MetricOptions, EvaluationOptions):
+    """The flags of evaluate.py, in this order: what is measured, and how."""
 
 
 def main(argv=None):
@@ -73,7 +75,7 @@ def main(argv=None):
 
     if chosen.num_gpus is None:
         chosen.num_gpus = count_gpus(chosen.num_threads)
-    models = find_models(chosen.model, chosen.snapshot_kimg, chosen.results_dir, "--model")
+    models = find_models(chosen.model, chosen.snapshot_kimg, chosen.results_dir, ("--model", "--snapshot_kimg"))
     records, evaluators = [], {}
     try:
         for name, path in models:  # what is wrong with any of them is said before the first is measured

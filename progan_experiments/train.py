@@ -420,7 +420,7 @@ class Resumed:
         elif which.isdigit():
             raise OptionError(f"--resume_snapshot {which}: of which run? (--resume_exp)")
         else:
-            ((_, self.path),) = find_models([which], flag="--resume_snapshot")
+            ((_, self.path),) = find_models([which], flags=("--resume_snapshot", ""))
         self.snapshot = load_snapshot(self.path)
         self.notes = [f"from {self.path}, {self.snapshot.kimg:g} kimg"]
         self.recorded = {part: self.snapshot.options.get(part) for part in ("flags", "loss")}

@@ -9,7 +9,7 @@ from progan import published
 from progan.snapshot import find_snapshot, pretrained_models
 
 
-def find_models(models, kimgs=("latest",), results_dir="results", flag="--models"):
+def find_models(models, kimgs=("latest",), results_dir="results", flags=("--models", "--snapshot_kimgs")):
     """Return [(name for output files, path of the snapshot)] of `models`.
 
     models       run numbers (as text), paths of snapshots (ours, or the reference's pickles), or names of models: those
@@ -17,16 +17,17 @@ def find_models(models, kimgs=("latest",), results_dir="results", flag="--models
                  looked up where download.py puts them, published.MODELS_DIR)
     kimgs        for run numbers: kimg of the snapshot as text, or 'latest'; one for all models, or one each
     results_dir  where run numbers are looked up
+    flags        of the command that asks, for messages: of the models, of the kimgs
     """
     kimgs = list(kimgs) * (len(models) if len(kimgs) == 1 else 1)
     if len(kimgs) != len(models):
-        raise OptionError(f"--snapshot_kimgs: {len(kimgs)} for {len(models)} models; give one, or one each")
-    return [_find_model(model, kimg, results_dir, flag) for model, kimg in zip(models, kimgs)]
+        raise OptionError(f"{flags[1]}: {len(kimgs)} for {len(models)} models; give one, or one each")
+    return [_find_model(model, kimg, results_dir, flags) for model, kimg in zip(models, kimgs)]
 
 
-def _find_model(model, kimg, results_dir, flag):
+def _find_model(model, kimg, results_dir, flags):
     if kimg != "latest" and not kimg.isdigit():
-        raise OptionError(f"--snapshot_kimgs {kimg}: neither a number nor 'latest'")
+        raise OptionError(f"{flags[1]} {kimg}: neither a number nor 'latest'")
     if model.isdigit():
         run_dir = runs.find_run_dir(results_dir, int(model))
         path = find_snapshot(run_dir, kimg if kimg == "latest" else int(kimg))
@@ -38,7 +39,7 @@ def _find_model(model, kimg, results_dir, flag):
     if model in published.MODELS:
         path = published.downloaded_model(model)
         if path is None:
-            raise SnapshotError(f"{flag} {model}: a published model, not here yet; fetch it: download.py {model}")
+            raise SnapshotError(f"{flags[0]} {model}: a published model, not here yet; fetch it: download.py {model}")
         return model, path
     shipped = ", ".join(pretrained_models()) or "none"
-    raise SnapshotError(f"{flag} {model}: neither a run number, nor a file, nor a shipped model ({shipped})")
+    raise SnapshotError(f"{flags[0]} {model}: neither a run number, nor a file, nor a shipped model ({shipped})")

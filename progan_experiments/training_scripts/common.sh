@@ -47,8 +47,8 @@ fine_tune() { # DATASET MODEL FLAG...: with the penalty; its weight rises from 0
         *[!0-9]*) set -- --resume_snapshot "$FROM" "$@" ;;
         *) set -- --resume_exp "$FROM" "$@" ;;
     esac
-    # What a published snapshot has seen is not in the file: it counts as 0 kimg, a run of ours goes on counting.
+    # What a published snapshot has seen is not in the file: it counts as 6,000 kimg, by which one has grown to 128 px.
     if [ -n "$SMALL" ]; then run_train "$dataset" 600 --warmup_kimg 100 "$@"
-    elif [ "$FROM" = "$model" ]; then run_train "$dataset" 20000 "$@"
+    elif [ "$FROM" = "$model" ]; then run_train "$dataset" 26000 "$@"
     else run_train "$dataset" 70000 "$@"; fi
 }
