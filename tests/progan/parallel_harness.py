@@ -29,10 +29,15 @@ FADE, HP_WEIGHT, LR, MINIBATCH, SEED, STEP, EPSILON = 0.4, 0.02, 0.01, 16, 7, 30
 # {name: (resolution, optimiser, reduction of the penalty or None, InfoGAN, steps)}; 8 px fade in
 CASES = {
     "SGD, all losses": (8, "SGD", "mean", 0.5, 3),
+    "SGD, InfoGAN": (8, "SGD", None, 0.5, 3),
     "Adam": (4, "Adam", None, 0.0, 3),
     "maximum": (4, "SGD", "max", 0.0, 1),
 }
-BY_WORKERS = {1: ["SGD, all losses", "Adam"], 2: CASES, 4: ["SGD, all losses"]}
+BY_WORKERS = {
+    1: ["SGD, all losses", "SGD, InfoGAN", "Adam"],
+    2: ["SGD, all losses", "Adam", "maximum"],
+    4: ["SGD, InfoGAN"],
+}
 
 
 def loss_options(infogan_lambda):
