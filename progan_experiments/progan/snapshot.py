@@ -186,13 +186,19 @@ def prune(directory, keep_states):
     """Remove states that no snapshot names, what a killed process left half-written, and all but the newest states.
 
     keep_states  how many of the newest snapshots keep their state; 0: all of them
+
+    All states stay where a snapshot cannot be read: nobody can tell then which of them it names.
     """
-    states = sorted(glob.glob(os.path.join(glob.escape(directory), "training-state-*.safetensors")))
-    named = [name for name in map(_state_name, list_snapshots(directory).values()) if name]
-    kept = set(named[-keep_states:] if keep_states else named)
-    leftovers = glob.glob(os.path.join(glob.escape(directory), ".*.part"))
-    for path in leftovers + [path for path in states if os.path.basename(path) not in kept]:
+    for path in glob.glob(os.path.join(glob.escape(directory), ".*.part")):
         os.remove(path)
+    try:
+        named = [name for name in map(_state_name, list_snapshots(directory).values()) if name]
+    except SnapshotError:
+        return
+    kept = set(named[-keep_states:] if keep_states else named)
+    for path in glob.glob(os.path.join(glob.escape(directory), "training-state-*.safetensors")):
+        if os.path.basename(path) not in kept:
+            os.remove(path)
 
 
 def _state_name(path):

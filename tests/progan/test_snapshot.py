@@ -126,6 +126,18 @@ def test_pruning_leaves_every_snapshot_with_its_state(tmp_path):
     assert set(os.listdir(str(tmp_path))) == snapshots | set(states[1:]) | {"notes.txt"}
 
 
+def test_a_broken_snapshot_does_not_stop_the_pruning_of_a_resumed_run(tmp_path):
+    """...but no state goes: the one that the broken file names cannot be told from the others."""
+    for kimg in (1, 2):
+        save(tmp_path, 1000 * kimg, save_state(str(tmp_path), 1000 * kimg, {}, {}))
+    with open(str(tmp_path / "network-snapshot-000001.safetensors"), "r+b") as stream:
+        stream.truncate(100)
+    (tmp_path / ".network-snapshot-000003.safetensors.abc.part").write_bytes(b"half")
+    before = set(os.listdir(str(tmp_path)))
+    prune(str(tmp_path), keep_states=1)
+    assert before - set(os.listdir(str(tmp_path))) == {".network-snapshot-000003.safetensors.abc.part"}
+
+
 def test_metadata_is_readable_json(tmp_path):
     """A reader of safetensors in any language finds out what it has before it."""
     from safetensors import safe_open
