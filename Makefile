@@ -13,15 +13,21 @@ demo: setup
 	$(RUN) progan_experiments/demo.py
 	$(RUN) biggan_discovery/demo.py
 
-# TensorFlow and PyTorch are imported in one order only, so the suites run in processes of their own.
-SUITES := tests/penalty tests/portable tests/utils tests/progan tests/biggan
+# TensorFlow and PyTorch are imported in one order only, so the suites run in processes of their own: two at a time, the
+# longest first, each printed when it ends.
+SUITES := tests/progan tests/biggan tests/penalty tests/utils tests/portable
+SUITE_TARGETS := $(SUITES:%=suite-%)
+.PHONY: $(SUITE_TARGETS)
 
 test: setup
-	@set -e; for suite in $(SUITES); do echo "== $$suite"; $(RUN) -m pytest $$suite; done
+	@$(MAKE) --no-print-directory -j2 -Otarget -k SUITE_PYTHON=$(RUN) $(SUITE_TARGETS)
 
 test-legacy:
 	@$(SETUP) legacy .venv-legacy $(if $(PYTHON),--python $(PYTHON))
-	@set -e; for suite in $(SUITES); do echo "== $$suite"; .venv-legacy/bin/python -m pytest $$suite; done
+	@$(MAKE) --no-print-directory -j2 -Otarget -k SUITE_PYTHON=.venv-legacy/bin/python $(SUITE_TARGETS)
+
+$(SUITE_TARGETS): suite-%:
+	@echo "== $*"; $(SUITE_PYTHON) -m pytest $*
 
 lint: setup
 	@$(RUN) -m ruff check .
