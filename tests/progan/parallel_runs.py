@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 
+from parallel_helpers import use_plain_graphs
 from progan_helpers import load_command
 
 from experiment_utils import files
@@ -48,7 +49,7 @@ def wait_for(condition):
     deadline = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError
+            raise TimeoutError(f"no end of the wait within {PATIENCE} s")
         time.sleep(0.05)
 
 
@@ -91,6 +92,7 @@ def run(name, arguments, out, workers, number, victim):
 
 
 def main(data_dir, out):
+    use_plain_graphs()
     places = ["--data_dir", data_dir, "--results_dir", os.path.join(out, "results")]
     again = ["--resume_exp", "0", "--worker_silence", "6"]
     endings = {

@@ -2,30 +2,26 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import numpy_progan
 import parallel_harness as harness
 import pytest
+from parallel_helpers import run_script
 
 from progan.stage import DIRECTIONS, LATENTS_G, draw
-
-HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """{(workers, index): what that worker left}"""
     out = str(tmp_path_factory.mktemp("parallel"))
-    command = [sys.executable, os.path.join(HERE, "parallel_harness.py"), out]
-    process = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.returncode == 0, process.stdout
+    run_script("parallel_harness.py", out)
     found = {}
-    for name in os.listdir(out):
-        with open(os.path.join(out, name)) as stream:
-            found[tuple(map(int, name[: -len(".json")].split("-")))] = json.load(stream)
+    for workers in harness.BY_WORKERS:
+        for index in range(workers):
+            with open(os.path.join(out, f"{workers}-{index}.json")) as stream:
+                found[workers, index] = json.load(stream)
     return found
 
 
