@@ -13,6 +13,8 @@ from experiment_utils.errors import OptionError
 from progan import schedule
 
 EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
+LABEL = r"[^\s:\[\].]{1,63}"  # of a host's name
+ADDRESS = re.compile(rf"{LABEL}(\.{LABEL})*\.?:[0-9]{{1,5}}")
 STDDEV_GROUP = 4  # samples in a group of the minibatch standard deviation
 
 
@@ -64,7 +66,7 @@ def from_tf_config(text):
         raise OptionError(f"TF_CONFIG: task type {task['type']}; there are only tasks of type worker")
     index = _field(task, "index", int, "task")
     for address in workers:
-        if not isinstance(address, str) or not re.match(r"^[^\s:\[\]]+:\d{1,5}$", address):
+        if not isinstance(address, str) or not ADDRESS.fullmatch(address):
             raise OptionError(f"TF_CONFIG: worker {json.dumps(address)} is not HOST:PORT, a name or an IPv4 address")
         if not 0 < int(address.rsplit(":", 1)[1]) < 65536:
             raise OptionError(f"TF_CONFIG: worker {address}: ports go from 1 to 65535")

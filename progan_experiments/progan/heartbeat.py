@@ -23,6 +23,7 @@ import uuid
 from experiment_utils.errors import OptionError, TrainingError
 
 PERIOD = 0.5  # seconds between two messages
+MAX_ERROR = 1000  # characters of what ended a worker: some of TensorFlow's texts are longer than a datagram
 # What a worker says of itself. From `failed` on, all others end too; `done`: it may fall silent.
 HELLO, READY, DONE, FAILED = "hello", "ready", "done", "failed"
 
@@ -95,12 +96,13 @@ class Heartbeat:
         """Say goodbye: done, or `error`, the line with which the others are to end."""
         with self._changed:
             self._watching, self._closed = False, True
-            self._state, self._error = (DONE, None) if error is None else (FAILED, error)
+            self._state, self._error = (DONE, None) if error is None else (FAILED, error[:MAX_ERROR])
         for _ in range(3):  # a datagram may be lost
             self._send()
             time.sleep(0.02)
         self._thread.join(2 * PERIOD)
-        self._socket.close()
+        if not self._thread.is_alive():  # else it waits for the resolver, and will look at the socket once more
+            self._socket.close()
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -167,14 +169,14 @@ class Heartbeat:
                 if peer.address is None:
                     peer.address = socket.getaddrinfo(*self._cluster.host_port(peer.index), socket.AF_INET)[0][4]
                 self._socket.sendto(json.dumps(dict(message, to=peer.id)).encode(), peer.address)
-            except OSError:  # not started, not known to the resolver yet, or gone: its silence will tell
+            except (OSError, UnicodeError):  # not started, not known to the resolver (yet), or gone
                 continue
 
     def _receive(self):
         try:
             message = json.loads(self._socket.recv(65536).decode())
             peer, sender, to, state = self._peers[message["from"]], message["id"], message["to"], message["state"]
-        except (OSError, ValueError, KeyError, TypeError):  # not one of ours, or the answer of a closed port
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # a stranger, or a closed port
             return
         if not peer.knows_us and (sender != peer.id or "settings" in message):
             peer.id, peer.settings = sender, message.get("settings")
