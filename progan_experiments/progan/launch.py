@@ -39,6 +39,9 @@ def supervise(count, command):
         try:
             for index in range(count):
                 workers.append(_Worker(index, command, addresses, directory))
+            for number in tuple(passed_on):  # while they were being started: not all may have been told
+                for worker in workers:
+                    worker.signal(number)
             ended = _wait(workers)
         finally:
             for worker in workers:
@@ -147,15 +150,19 @@ def _pass_signals_on(workers):
 
 
 def _wait(workers):
-    """Return the workers in the order in which they ended; when one has failed, without those that went on too long."""
+    """Return the workers in the order in which they ended; when one has failed, without those that went on too long.
+
+    Worker 0 may go on after all others have ended well: it may have curves to upload.
+    """
     ended, deadline = [], None
     while len(ended) < len(workers) and (deadline is None or time.monotonic() < deadline):
         for worker in workers:
             if worker not in ended and worker.poll():
                 ended.append(worker)
                 together = worker.status == 0 or worker.status > 128
-                limit = time.monotonic() + (LONG_GRACE if together else GRACE)
-                deadline = limit if deadline is None else min(deadline, limit)
+                if worker.status != 0 or worker.index == 0:
+                    limit = time.monotonic() + (LONG_GRACE if together else GRACE)
+                    deadline = limit if deadline is None else min(deadline, limit)
         time.sleep(POLL)
     return ended
 

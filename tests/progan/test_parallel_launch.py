@@ -10,14 +10,16 @@ import time
 
 import pytest
 
+from progan import launch
 from progan.launch import free_ports
 
 SUPERVISOR = """
 import sys
 from experiment_utils.errors import run_command
-from progan.launch import supervise
+from progan import launch
+launch.LONG_GRACE = {long_grace}
 sys.argv = ["train.py"]
-run_command(lambda: supervise({count}, [sys.executable, {script!r}]))
+run_command(lambda: launch.supervise({count}, [sys.executable, {script!r}]))
 """
 
 # What every script begins with: which worker it is, and the command's frame as train.py has it.
@@ -38,23 +40,23 @@ run_command(launch.reporting(main))
 class Job:
     """A supervisor and its workers; `body` is the code of a worker's main()."""
 
-    def __init__(self, directory, body, count=3):
+    def __init__(self, directory, body, count=3, long_grace=30):
         script = directory / "worker.py"
         script.write_text(WORKER.format(body=textwrap.indent(textwrap.dedent(body), "    ")))
-        code = SUPERVISOR.format(count=count, script=str(script))
+        code = SUPERVISOR.format(count=count, script=str(script), long_grace=long_grace)
         self.process = subprocess.Popen(
             [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=str(directory)
         )
         self.directory = directory
 
     def wait_for(self, *names):
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not all((self.directory / name).exists() for name in names):
             assert time.monotonic() < deadline and self.process.poll() is None, self.process.communicate()
             time.sleep(0.02)
 
     def end(self):
-        out, err = self.process.communicate(timeout=60)
+        out, err = self.process.communicate(timeout=300)
         return self.process.returncode, out, err
 
 
@@ -83,6 +85,13 @@ def test_each_worker_knows_who_it_is_and_only_the_first_is_heard(tmp_path):
     addresses = configs[0]["cluster"]["worker"]
     assert all(config["cluster"] == {"worker": addresses} for config in configs)
     assert len(set(addresses)) == 3 and all(address.startswith("127.0.0.1:") for address in addresses)
+
+
+def test_the_first_may_go_on_when_the_others_have_ended_well(tmp_path):
+    """It may have curves to upload; others that go on after it have nothing to do."""
+    body = READY + "if index == 0:\n    time.sleep(2)\nif index == 2:\n    time.sleep(1000)\nprint('uploaded')"
+    assert Job(tmp_path, body, long_grace=0.5).end()[:2] == (0, "uploaded\n")
+    assert not alive(int((tmp_path / "ready-2").read_text()))
 
 
 def test_an_error_that_all_run_into_is_said_once(tmp_path):
@@ -156,6 +165,34 @@ def test_a_signal_before_anything_could_be_saved(tmp_path):
     job.wait_for("ready-0", "ready-1", "ready-2")
     job.process.send_signal(signal.SIGTERM)
     assert job.end()[::2] == (143, "train.py: stopped by signal 15; nothing to save yet\n")
+
+
+def test_a_signal_while_a_worker_is_being_started_reaches_it(monkeypatch):
+    """When it runs already, but is not known yet."""
+
+    class Worker:
+        index, status = 0, None
+
+        def __init__(self, *arguments):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        def signal(self, number):
+            self.status = 128 + number
+
+        def poll(self):
+            return self.status is not None
+
+        def kill(self):
+            pass
+
+        def last_words(self, passed_on):
+            return ""
+
+        def exit_status(self, passed_on):
+            return self.status
+
+    monkeypatch.setattr(launch, "_Worker", Worker)
+    assert launch.supervise(1, []) == 143
 
 
 def test_ports_are_free_and_different():
