@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import tempfile
 
@@ -61,10 +62,18 @@ def _fsync_directory(directory):
 
 
 def write_json(path, value):
-    """Write `value` as indented JSON, atomically."""
+    """Write `value` as indented JSON, atomically. Numbers that are not finite, which JSON has not, become null."""
     with atomic_write(path, "w") as stream:
-        json.dump(value, stream, indent=2, sort_keys=False)
+        json.dump(_finite(value), stream, indent=2, sort_keys=False, allow_nan=False)
         stream.write("\n")
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path, error=UserError):

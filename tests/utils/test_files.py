@@ -102,6 +102,12 @@ def test_a_directory_that_is_a_file_is_an_os_error_with_the_path(tmp_path):
     assert caught.value.filename == str(tmp_path / "file" / "below")
 
 
+def test_numbers_that_json_has_not_become_null(tmp_path):
+    path = tmp_path / "value.json"
+    write_json(path, {"a": [float("nan"), (1.5, float("-inf"))], "b": np.float64("inf"), "c": "nan"})
+    assert json.loads(path.read_text(), parse_constant=pytest.fail) == {"a": [None, [1.5, None]], "b": None, "c": "nan"}
+
+
 def test_json_round_trip(tmp_path):
     value = {"a": [1, 2.5, None, True], "ε": {"b": "x"}}
     write_json(str(tmp_path / "value.json"), value)
