@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 
-from experiment_utils.errors import Interrupted, TrainingError
+from experiment_utils.errors import Interrupted, TrainingError, UserError
 from experiment_utils.runs import progress, stop_signals
 from progan import schedule
 from progan.networks import initial_weights
@@ -186,9 +186,10 @@ def train(
                     if interpolation_ticks and state.tick % interpolation_ticks == 0:
                         reporter.traversal(sample, state.images_shown)
                     if evaluate is not None and (done or state.tick % evaluation_ticks == 0):
-                        values = evaluate(sample, state.images_shown)
-                        reporter.scalars(values, state.images_shown)
-                        log(_metrics_line(values))
+                        values = _evaluated(evaluate, sample, state.images_shown, stop, log)
+                        if values:
+                            reporter.scalars(values, state.images_shown)
+                            log(_metrics_line(values))
                     if due:
                         reporter.fakes(sample, state.images_shown)
                         path = save()
@@ -215,6 +216,30 @@ def new_networks(spec, seed):
 
 def _rounded(lod):
     return math.floor(lod), math.ceil(lod)
+
+
+class _Stopped(Exception):  # noqa: N818 - it is no error
+    """A signal arrived while metrics were computed."""
+
+
+def _evaluated(evaluate, sample, images_shown, stop, log):
+    """Return the metrics, {name: number}; none where a signal arrives meanwhile, or they cannot be had.
+
+    They may take hours, and need another process: neither is worth losing what was trained since the last snapshot.
+    """
+
+    def until_stopped(*arguments, **keywords):
+        if stop.received is not None:
+            raise _Stopped
+        return sample(*arguments, **keywords)
+
+    try:
+        return evaluate(until_stopped, images_shown)
+    except _Stopped:
+        log("  stopped while metrics were computed: they are left out (evaluate.py computes those of a snapshot)")
+    except (UserError, OSError) as problem:
+        log(f"  no metrics this time, training goes on: {problem}")
+    return {}
 
 
 def _check_finite(values, step):

@@ -1,12 +1,13 @@
 """The training loop: what it builds when, what it feeds, reports and saves."""
 
 import os
+import signal
 
 import numpy as np
 import pytest
 from progan_helpers import random_networks, read_scalars
 
-from experiment_utils.errors import TrainingError
+from experiment_utils.errors import Interrupted, TrainingError, UserError
 from progan import training
 from progan.networks import NetworkSpec
 from progan.snapshot import list_snapshots, load_snapshot, load_state
@@ -216,6 +217,39 @@ def test_going_on_takes_optimisers_and_counters_over(tmp_path, stages):
     assert read_scalars(tmp_path)["loss/G"] == {80: pytest.approx((100 + 16 + 17 + 18 + 19) / 6)}
     assert go_on(lod=2.0) is None  # it has begun since
     assert go_on(lod=1.0) is None
+
+
+def test_metrics_that_cannot_be_had_do_not_end_the_training(tmp_path, stages):
+    def evaluate(sample, images_shown):
+        raise UserError("the process that extracts features was killed")
+
+    lines = []
+    options = dict(total_kimg=0.128, minibatch={4: 16}, tick_kimg=0.064, evaluate=evaluate, evaluation_ticks=1)
+    path = train(str(tmp_path), FakeDataset(), NetworkSpec(4), losses(), {"flags": {}}, lines.append, **options)
+    assert load_snapshot(path).images_shown == 128
+    said = [line for line in lines if "the process that extracts features was killed" in line]
+    assert len(said) == 2 and "training goes on" in said[0]
+
+
+def test_a_signal_during_metrics_ends_them_and_saves(tmp_path, stages):
+    images = []
+
+    def evaluate(sample, images_shown):
+        for _ in range(1000):
+            images.append(sample(np.zeros([1, 12])))
+            if len(images) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return {"never": 0.0}
+
+    with pytest.raises(Interrupted, match=r"signal 15; saved .*000\.safetensors"):
+        run(
+            tmp_path, NetworkSpec(4), losses(), total_kimg=1, minibatch={4: 16}, tick_kimg=0.128, evaluate=evaluate,
+            evaluation_ticks=2,
+        )  # fmt: skip
+    assert len(images) == 3
+    (path,) = list_snapshots(str(tmp_path)).values()
+    assert load_snapshot(path).images_shown == 256
+    assert "never" not in read_scalars(str(tmp_path))
 
 
 def test_beyond_the_end_nothing_is_done(tmp_path, stages):
