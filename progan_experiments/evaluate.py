@@ -80,6 +80,7 @@ def main(argv=None):
     try:
         for name, path in models:  # what is wrong with any of them is said before the first is measured
             records.append(Record(name, path, chosen.out_dir))
+            check_place(records)
             evaluator_for(path, chosen, evaluators)
         for record in records:
             evaluate(record, evaluator_for(record.path, chosen, evaluators), chosen)
@@ -90,6 +91,17 @@ def main(argv=None):
     print("\n".join(table([record.name for record in records], [record.values for record in records])))
     for record in records:
         print("\n".join(record.written))
+
+
+def check_place(records):
+    """Raise OptionError where the last of the records would be written over one of the others."""
+    *others, last = records
+    for other in others:
+        if other.written == last.written and other.path != last.path:
+            raise OptionError(
+                f"--model {last.path}: its results and those of {other.path} would be one file, {last.written[0]}; "
+                "evaluate them one by one, with another --out_dir, or rename one"
+            )
 
 
 def evaluator_for(path, chosen, evaluators):
@@ -156,7 +168,8 @@ class Record:
         self.name, self.path, self.values = name, path, {}
         directory, file = os.path.split(os.path.abspath(path))
         stem = os.path.splitext(file)[0].replace("network-snapshot", "metrics")
-        if os.path.exists(os.path.join(directory, "options.json")):
+        self._beside_run = os.path.exists(os.path.join(directory, "options.json"))
+        if self._beside_run:
             stem = os.path.join(directory, stem)
         else:
             stem = os.path.join(out_dir, f"{name}-metrics")
@@ -164,10 +177,18 @@ class Record:
         self.written = [self._json]
         self._entries = []
         if os.path.exists(self._json):
-            content = read_json(self._json)
-            if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
-                raise UserError(f"{self._json}: not written by this version of evaluate.py; move it away")
-            self._entries = content["results"]
+            self._entries = self._earlier_entries(read_json(self._json))
+
+    def _earlier_entries(self, content):
+        entries = content.get("results") if isinstance(content, dict) else None
+        whole = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
+        if not whole or content.get("format_version") != FORMAT_VERSION:
+            raise UserError(f"{self._json}: not written by this version of evaluate.py; move it away")
+        # Beside a run the file belongs to the snapshot whose kimg it bears, wherever the run has moved to.
+        other = content.get("snapshot")
+        if not self._beside_run and other != self.path:
+            raise UserError(f"{self._json}: holds results of {other}; move it away, or give another --out_dir")
+        return entries
 
     def add(self, result, kimg):
         """Add a Result, and write the file."""

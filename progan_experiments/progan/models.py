@@ -34,6 +34,8 @@ def _find_model(model, kimg, results_dir, flags):
         return f"{os.path.basename(run_dir)}-{re.findall(r'[0-9]+', os.path.basename(path))[-1]}", path
     if model in pretrained_models():
         return model, pretrained_models()[model]
+    if os.path.isdir(model):
+        raise SnapshotError(f"{flags[0]} {model}: a directory; name a snapshot in it, or give the run's number")
     if os.path.exists(model):
         return os.path.splitext(os.path.basename(model))[0], model
     if model in published.MODELS:

@@ -352,6 +352,7 @@ def test_images_are_averaged_down():
         (["--model", MODEL, "--metrics", "FID", "IS"], ["--metrics IS", "PPL", "FD_random"]),
         (["--model", "nothing"], ["nothing", MODEL]),
         (["--model", "9"], ["9", "results"]),
+        (["--model", "DATA/plain"], ["plain", "directory", "the run's number"]),
         (["--model", MODEL, "--dataset", "nowhere"], ["nowhere", "clevr_1fov_32"]),
         (["--model", MODEL, "--dataset", "DATA/small"], ["--dataset", "small", "8 px", "16 px"]),
         (["--model", MODEL, "--dataset", "DATA/grey"], ["--dataset", "grey", "1 channel"]),
@@ -389,6 +390,24 @@ def test_results_of_something_else_are_not_overwritten(command, places, tmp_path
     with pytest.raises(UserError, match="not valid JSON"):
         run(command, "--model", MODEL, "--metrics", "activeness", *places, "--out_dir", tmp_path)
     assert path.read_text() == '{"somet'
+    for content in ('{"format_version": 1}', '{"format_version": 1, "results": [1]}'):
+        path.write_text(content)
+        with pytest.raises(UserError, match="not written by this version"):
+            run(command, "--model", MODEL, "--metrics", "activeness", *places, "--out_dir", tmp_path)
+
+
+def test_snapshots_of_one_name_do_not_share_results(command, places, tmp_path):
+    """Outside of run directories, a model's results would otherwise be taken for another's."""
+    snapshots = [str(tmp_path / place / "gan.safetensors") for place in "ab"]
+    for path in snapshots:
+        save_snapshot(path, load_snapshot(SNAPSHOT))
+    flags = ["--metrics", "activeness", *places, "--out_dir", tmp_path]
+    with pytest.raises(UserError, match="one file"):
+        run(command, "--model", *snapshots, *flags)
+    run(command, "--model", snapshots[0], snapshots[0], *flags)
+    with pytest.raises(UserError, match="holds results of .*a/gan.safetensors; move it away, or give another"):
+        run(command, "--model", snapshots[1], *flags)
+    run(command, "--model", snapshots[1], *flags, "--out_dir", tmp_path / "other")
 
 
 def test_names_of_metrics():
