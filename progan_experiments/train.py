@@ -448,6 +448,11 @@ class Resumed:
             if name in given and mine != theirs and not added:
                 raise OptionError(f"--{name} {mine}: {self.path} has {name} {theirs}")
             merged[name] = theirs
+        if self.recorded["flags"] is None and merged["infogan_nz"] and not given & {"infogan_nz", "infogan_lambda"}:
+            raise OptionError(
+                f"--infogan_lambda: {self.path} has InfoGAN's Q head for {merged['infogan_nz']} components; give 1 to "
+                "train it further, as published, or --infogan_nz 0 to leave it out"
+            )
         merged.update({name: getattr(chosen, name) for name in given})
         merged.update(
             results_dir=chosen.results_dir, data_dir=chosen.data_dir, resume_exp=None, resume_snapshot="latest"

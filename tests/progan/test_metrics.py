@@ -405,7 +405,7 @@ def test_snapshots_of_one_name_do_not_share_results(command, places, tmp_path):
     with pytest.raises(UserError, match="one file"):
         run(command, "--model", *snapshots, *flags)
     run(command, "--model", snapshots[0], snapshots[0], *flags)
-    with pytest.raises(UserError, match="holds results of .*a/gan.safetensors; move it away, or give another"):
+    with pytest.raises(UserError, match=r"holds results of .*a/gan\.safetensors; move it away, or give another"):
         run(command, "--model", snapshots[1], *flags)
     run(command, "--model", snapshots[1], *flags, "--out_dir", tmp_path / "other")
 

@@ -545,6 +545,19 @@ def test_training_goes_on_from_a_pickle_as_a_new_run(tmp_path, data_dir, monkeyp
     assert 0 < moved < 0.1  # its weights, after a few steps
 
 
+def test_training_asks_what_becomes_of_a_q_head(tmp_path, data_dir, monkeypatch, capsys):
+    """Its weight is not in the file; InfoGAN is neither dropped nor gone on with unasked."""
+    spec = NetworkSpec(resolution=8, channels=3, nz=4, fmap_base=16, fmap_max=6, infogan_nz=2)
+    path = write(tmp_path / "e2s_info.pkl", network_pickle(random_networks(spec), 0))
+    flags = f"--dataset squares --resume_snapshot {path} --data_dir {data_dir} --results_dir {tmp_path / 'r'}"
+    status, _, err = run("train", monkeypatch, capsys, *flags.split())
+    assert status == 2 and err.count("\n") == 1
+    assert "Q head for 2 components; give 1" in err and "or --infogan_nz 0" in err
+    for answer in ("--infogan_lambda 1", "--infogan_nz 0"):  # both get as far as what is wrong next
+        _, _, err = run("train", monkeypatch, capsys, *f"{flags} {answer} --total_kimg 1".split())
+        assert "--total_kimg 1: " in err
+
+
 def test_conversion(path, tmp_path, monkeypatch, capsys):
     status, printed, err = run("convert_snapshot", monkeypatch, capsys, path)
     assert status == 0, err
