@@ -44,7 +44,16 @@ EXAMPLES = """
 PUBLISHED_HP_LAMBDAS = (0.1, 0.025)
 RESUME_FLAGS = ("resume_exp", "resume_snapshot")
 PLACES = ("data_dir", "results_dir")  # not kept with a run: it may move
-OWN_FLAGS = ("dataset", "num_threads", "worker_timeout", "worker_silence")  # in which workers may differ
+OWN_FLAGS = (  # in which workers may differ: matters of their host, or of worker 0 alone
+    "dataset",
+    "num_threads",
+    "worker_timeout",
+    "worker_silence",
+    "inception",
+    "vgg",
+    "dashboard_api",
+    "wandb_entity",
+)
 LOSS_FLAGS = (
     "hp_lambda",
     "epsilon",
