@@ -89,8 +89,13 @@ class Heartbeat:
         self._watching = True
 
     def wait_for_verdict(self):
-        """Give the thread the time to find out who is lost, where something broke off that others take part in."""
-        time.sleep(self._silence + 2 * PERIOD)
+        """Where something broke off that others take part in: return once it is certain that all of them are alive.
+
+        If one is not, the thread ends this process before.
+        """
+        certain = time.monotonic() + self._silence
+        while any(peer.state != DONE and peer.heard < certain for peer in self._peers.values()):
+            time.sleep(PERIOD)
 
     def close(self, error=None):
         """Say goodbye: done, or `error`, the line with which the others are to end."""

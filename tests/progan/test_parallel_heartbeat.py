@@ -248,6 +248,24 @@ def test_the_socket_outlives_a_thread_that_waits_for_the_resolver(monkeypatch, g
     assert one._socket.fileno() < 0
 
 
+def test_a_verdict_is_waited_for(group):
+    """When TensorFlow breaks off: until a lost worker is named, or all are known to be alive."""
+    two = group(2)
+    two.start(0)
+    two.start(1)
+    two.connect()
+    begin = time.monotonic()
+    two.members[0].wait_for_verdict()
+    assert time.monotonic() - begin >= SILENCE and not two.lost
+    two.freeze(1)
+    waiting = threading.Thread(target=two.members[0].wait_for_verdict, daemon=True)
+    waiting.start()
+    wait_until(lambda: 0 in two.lost)
+    assert waiting.is_alive()  # here the loss does not end the process
+    two.members[0]._peers[1].state = heartbeat.DONE
+    waiting.join(60)
+
+
 def test_an_orphan_ends(group):
     """Its parent, the supervisor, is not this process's."""
     two = group(2)
