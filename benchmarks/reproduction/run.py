@@ -96,7 +96,7 @@ def train(study, family, seed, folder, data_dir):
     if run_dir is not None and snapshots(run_dir):
         if max(snapshots(run_dir)) >= study.kimg:
             return
-        flags = ["--resume_exp", "0", *places]
+        flags = ["--resume_exp", "0", "--total_kimg", str(study.kimg), *places]
     else:
         flags = [*study.train_flags(family, seed), *places]
         if family in study.starts:

@@ -60,6 +60,18 @@ STUDIES = {
         ramp_kimg=100,
         flags=STATIC_16,
     ),
+    # What becomes of the images, and of the disentanglement, when the penalty is taken away half-way.
+    "clevr_1fov_16_release": Study(
+        dataset="clevr_1fov_32",
+        resolution=16,
+        factors=1,
+        families=("bl", "fs", "rel"),
+        seeds=(1, 2),
+        kimg=500,
+        starts={"rel": ("fs", 250)},
+        ramp_kimg=100,
+        flags=STATIC_16,
+    ),
     "clevr_simple_16": Study(
         dataset="clevr_simple_32",
         render=("--variant", "simple", "--images", "6000", "--resolution", "32", "--seed", "0"),
