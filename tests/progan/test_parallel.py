@@ -52,7 +52,7 @@ def test_equal_to_one_worker(results, workers, case):
         assert off < 6e-8 * size
         assert off < 1e-3 * np.linalg.norm(change) or net == "Gs"
     for taken, truth in zip(several[case]["values"], one[case]["values"]):
-        assert taken == pytest.approx(truth, rel=1e-5)
+        assert taken == pytest.approx(truth, rel=1e-5, abs=2e-6)  # scores are about 3, their difference may be small
 
 
 @pytest.mark.parametrize("case", harness.CASES)
