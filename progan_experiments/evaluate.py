@@ -71,22 +71,20 @@ def main(argv=None):
         raise OptionError("--model: which? (a run number, the path of a snapshot, or a shipped model)")
 
     from progan.inference import count_gpus
+    from progan.metrics.features import FeatureWorker
     from progan.models import find_models
 
+    models = find_models(chosen.model, chosen.snapshot_kimg, chosen.results_dir, ("--model", "--snapshot_kimg"))
     if chosen.num_gpus is None:
         chosen.num_gpus = count_gpus(chosen.num_threads)
-    models = find_models(chosen.model, chosen.snapshot_kimg, chosen.results_dir, ("--model", "--snapshot_kimg"))
     records, evaluators = [], {}
-    try:
+    with FeatureWorker(chosen.num_gpus, chosen.num_threads, chosen.inception, chosen.vgg) as worker:
         for name, path in models:  # what is wrong with any of them is said before the first is measured
             records.append(Record(name, path, chosen.out_dir))
             check_place(records)
-            evaluator_for(path, chosen, evaluators)
+            evaluator_for(path, chosen, evaluators, worker)
         for record in records:
-            evaluate(record, evaluator_for(record.path, chosen, evaluators), chosen)
-    finally:
-        for evaluator in evaluators.values():
-            evaluator.close()
+            evaluate(record, evaluator_for(record.path, chosen, evaluators, worker), chosen)
     print()
     print("\n".join(table([record.name for record in records], [record.values for record in records])))
     for record in records:
@@ -104,7 +102,7 @@ def check_place(records):
             )
 
 
-def evaluator_for(path, chosen, evaluators):
+def evaluator_for(path, chosen, evaluators, worker):
     """Return the Evaluator of a snapshot; `evaluators` keeps one for all that have dataset, resolution and nz alike."""
     from progan.dataset import open_dataset
     from progan.metrics.evaluation import METRICS, Evaluator
@@ -131,10 +129,7 @@ def evaluator_for(path, chosen, evaluators):
             num_pairs=chosen.num_pairs,
             minibatch=chosen.minibatch_size,
             seed=chosen.seed,
-            inception=chosen.inception,
-            vgg=chosen.vgg,
-            num_gpus=chosen.num_gpus,
-            num_threads=chosen.num_threads,
+            worker=worker,
         )
     return evaluators[key]
 

@@ -137,7 +137,7 @@ def _hessians_columns(measured):
     diagonal = np.square(np.diagonal(measured["hessians"], axis1=1, axis2=2)).sum(axis=1)
     return {
         "largest penalty": f"{measured['penalties'].mean():.4g}",
-        "energy share there": f"{np.mean(diagonal / energy):.3f}",
+        "energy share there": f"{np.mean(diagonal[energy > 0] / energy[energy > 0]):.3f}" if energy.any() else "none",
     }
 
 

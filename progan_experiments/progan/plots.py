@@ -85,7 +85,8 @@ def hessians_figure(models, shared_scale=False):
     for column, (model, title) in enumerate(zip(models, titles(models))):
         for row, hessian in enumerate(model.measured["hessians"]):
             axis = axes[row, column]
-            image = axis.imshow(np.abs(hessian), cmap="magma", vmin=0, vmax=largest, interpolation="nearest")
+            top = largest if shared_scale else max(np.abs(hessian).max(), 1e-12)  # no Hessian at all is black too
+            image = axis.imshow(np.abs(hessian), cmap="magma", vmin=0, vmax=top, interpolation="nearest")
             axis.set_title(_pixel_title(model, row), fontsize=6.5, color="#444444", pad=3)
             _component_ticks(axis, len(hessian))
             if not shared_scale:
@@ -197,7 +198,7 @@ def diag_figure(models):
         end = 1 if share else max(ends.max(), 1e-12)
         for row, value in enumerate(values):
             axis.text(ends[row] + 0.03 * end, row, form.format(value), va="center", fontsize=7)
-        axis.set_xlim(0, 1.25 * end)
+        axis.set_xlim(0, 1.25 * max(end, ends.max()))
         axis.set_xticks([0, 0.5, 1] if share else _ticks_to(end))
         axis.set_title(title, loc="left")
         axis.spines["left"].set_visible(False)

@@ -13,6 +13,8 @@ import glob
 import os
 import re
 
+import numpy as np
+
 from experiment_utils import __version__
 from experiment_utils.errors import SnapshotError
 from experiment_utils.files import load_metadata, load_tensors, save_tensors
@@ -116,6 +118,8 @@ def _checked_weights(path, net, weights, shapes):
         if weights[name].shape != shape:
             found = list(weights[name].shape)
             raise SnapshotError(f"{path}: {net}/{name} has shape {found}, expected {list(shape)}")
+        if not np.isfinite(weights[name]).all():
+            raise SnapshotError(f"{path}: {net}/{name} has entries that are not finite; the model had broken down")
     strays = [name for name in weights if name not in shapes]
     if strays:
         raise SnapshotError(f"{path}: {net}/{strays[0]} is a weight that a ProGAN has not; it holds another network")

@@ -126,6 +126,15 @@ def test_pruning_leaves_every_snapshot_with_its_state(tmp_path):
     assert set(os.listdir(str(tmp_path))) == snapshots | set(states[1:]) | {"notes.txt"}
 
 
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    path = save(tmp_path, 1000)
+    snapshot = load_snapshot(path)
+    snapshot.networks["Gs"]["4x4/Conv/bias"][0] = np.nan
+    save_snapshot(path, snapshot)
+    with pytest.raises(SnapshotError, match=r"Gs/4x4/Conv/bias has entries that are not finite"):
+        load_snapshot(path)
+
+
 def test_a_broken_snapshot_does_not_stop_the_pruning_of_a_resumed_run(tmp_path):
     """...but no state goes: the one that the broken file names cannot be told from the others."""
     for kimg in (1, 2):

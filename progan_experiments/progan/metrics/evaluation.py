@@ -80,6 +80,7 @@ class Evaluator:
     num_images     generated, and real ones they are compared with (FID, KID, FD_random)
     num_pairs      of images (PPL)
     inception, vgg, num_gpus, num_threads   as for FeatureWorker
+    worker         a FeatureWorker to share with other Evaluators, in the place of those; whoever made it closes it
     minibatch      images generated at once
     seed           of all latents
     note           called with each line for the user
@@ -100,13 +101,15 @@ class Evaluator:
         vgg=None,
         num_gpus=None,
         num_threads=0,
+        worker=None,
         note=print,
     ):
         self._dataset, self._spec, self._metrics = dataset, spec, parse_metrics(metrics)
         self._num_images, self._num_pairs, self._minibatch, self._seed = num_images, num_pairs, minibatch, seed
         self._note, self._real, self._regressor = note, {}, None
         self._check()
-        self._worker = FeatureWorker(num_gpus, num_threads, inception, vgg)
+        self._owned = worker is None
+        self._worker = FeatureWorker(num_gpus, num_threads, inception, vgg) if self._owned else worker
         self._cache = None if dataset is None else DatasetCache(dataset, spec.resolution, note)
 
     def prepare(self):
@@ -147,7 +150,8 @@ class Evaluator:
                 yield compute(sample)
 
     def close(self):
-        self._worker.close()
+        if self._owned:
+            self._worker.close()
 
     def __enter__(self):
         return self
