@@ -50,6 +50,7 @@ class StudyOptions:
     results_dir: str = option(os.path.join(HERE, "results"), "where the table goes")
     jobs: int = option(2, "trainings at once, a thread each", check=positive)
     train_only: bool = option(False, "train, and leave the measuring for later")
+    measure_only: bool = option(False, "train nothing, and measure the models that are finished")
 
 
 def main(argv=None):
@@ -61,10 +62,12 @@ def main(argv=None):
     make_dataset(study, chosen.data_dir)
     models = [(family, seed) for family in study.families for seed in study.seeds]
     folder = os.path.join(chosen.out_dir, argv[0])
-    for later in (False, True):  # those that begin as another one come after it
-        jobs = [model for model in models if (model[0] in study.starts) == later]
-        with concurrent.futures.ThreadPoolExecutor(chosen.jobs) as pool:
-            list(pool.map(lambda model: train(study, *model, folder, chosen.data_dir), jobs))
+    if chosen.measure_only:
+        models = [model for model in models if finished(study, *model, folder)]
+        if not models:
+            raise OptionError(f"--measure_only: no model of {argv[0]} is finished in {folder}")
+    else:
+        train_all(study, models, folder, chosen)
     if not chosen.train_only:
         rows = measure(study, models, folder, chosen.data_dir)
         os.makedirs(chosen.results_dir, exist_ok=True)
@@ -88,14 +91,26 @@ def make_dataset(study, data_dir):
         subprocess.run([*command, *study.render], check=True)
 
 
+def train_all(study, models, folder, chosen):
+    """Train what is not finished, `chosen.jobs` at a time; models that begin as another one come after it."""
+    for later in (False, True):
+        jobs = [model for model in models if (model[0] in study.starts) == later]
+        with concurrent.futures.ThreadPoolExecutor(chosen.jobs) as pool:
+            list(pool.map(lambda model: train(study, *model, folder, chosen.data_dir), jobs))
+
+
+def finished(study, family, seed, folder):
+    run_dir = find_run(folder, family, seed)
+    return run_dir is not None and max(snapshots(run_dir)) >= study.kimg
+
+
 def train(study, family, seed, folder, data_dir):
     """Train one model to the end: from the beginning, or from where it was interrupted."""
+    if finished(study, family, seed, folder):
+        return
     results = os.path.join(folder, f"{family}-{seed}")
-    run_dir = find_run(folder, family, seed)
     places = ["--results_dir", results, "--data_dir", data_dir]
-    if run_dir is not None and snapshots(run_dir):
-        if max(snapshots(run_dir)) >= study.kimg:
-            return
+    if find_run(folder, family, seed) is not None:
         flags = ["--resume_exp", "0", "--total_kimg", str(study.kimg), *places]
     else:
         flags = [*study.train_flags(family, seed), *places]
@@ -207,13 +222,14 @@ def report(name, study, rows):
     for key in rows[0]:
         if key.startswith("faithfulness/coverage/"):
             columns["coverage of " + key.rsplit("/", 1)[1]] = (key, 2)
-    families = [family for family in study.families if any(row["family"] == family for row in rows)]
+    members = {family: [row for row in rows if row["family"] == family] for family in study.families}
+    families = [family for family in study.families if members[family]]
     lines = [f"# {name}", ""]
     lines += [
-        f"`python benchmarks/reproduction/run.py {name}`: {study.dataset} at {study.resolution} px, {study.kimg} kimg, "
-        f"seeds {', '.join(map(str, study.seeds))}. Mean ± standard deviation over seeds.",
+        f"`python benchmarks/reproduction/run.py {name}`: {study.dataset} at {study.resolution} px, {study.kimg} kimg. "
+        "Mean ± standard deviation over seeds.",
         "",
-        *_table("family", columns, [(TITLES[f], [row for row in rows if row["family"] == f]) for f in families]),
+        *_table("family", columns, [(f"{TITLES[f]} ({len(members[f])})", members[f]) for f in families]),
         "",
         *_table(
             "model",

@@ -98,10 +98,15 @@ def test_measuring_and_the_table(run, tmp_path):
     for row, number in zip(rows, (6.0, 2.0, 3.0)):
         row.update({"activeness/effective_number": number, "faithfulness/nearest_image_baseline": 0.587})
     table = run.report("clevr_1fov_16", study, rows)
-    assert "| vanilla | 6.00 |" in table and "| fine-tuned | 2.50 ± 0.71 |" in table
+    assert "| vanilla (1) | 6.00 |" in table and "| fine-tuned (2) | 2.50 ± 0.71 |" in table
     assert "| fine-tuned, seed 2 | 3.00 |" in table and "0.59 of 255" in table
     run.save_curves(str(tmp_path / "curves.png"), rows)
     assert os.path.getsize(str(tmp_path / "curves.png")) > 10000
+
+
+def test_nothing_to_measure_yet(run):
+    with pytest.raises(OptionError, match="--measure_only: no model of clevr_1fov_16 is finished in "):
+        run.main(["clevr_1fov_16", "--measure_only"])
 
 
 def test_an_unknown_study(run):
