@@ -72,6 +72,18 @@ STUDIES = {
         ramp_kimg=100,
         flags=STATIC_16,
     ),
+    # ... and when it is taken away once a single component is in use.
+    "clevr_1fov_16_release_late": Study(
+        dataset="clevr_1fov_32",
+        resolution=16,
+        factors=1,
+        families=("bl", "fs", "rel"),
+        seeds=(1,),
+        kimg=650,
+        starts={"rel": ("fs", 500)},
+        ramp_kimg=100,
+        flags=STATIC_16,
+    ),
     "clevr_simple_16": Study(
         dataset="clevr_simple_32",
         render=("--variant", "simple", "--images", "6000", "--resolution", "32", "--seed", "0"),
