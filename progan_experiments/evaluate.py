@@ -8,7 +8,7 @@ from experiment_utils import options
 from experiment_utils.errors import OptionError, UserError, run_command
 from experiment_utils.files import read_json, write_json
 from experiment_utils.options import option, positive, power_of_two, random_seed
-from progan.metrics.options import MetricOptions
+from progan.options import MetricOptions
 
 EXAMPLES = """
   a model that ships with the project, on the dataset it was trained on

@@ -16,6 +16,7 @@ from experiment_utils import __version__, options
 from experiment_utils.errors import OptionError, run_command
 from experiment_utils.files import write_json
 from experiment_utils.options import not_negative, option, positive
+from progan.options import ModelOptions
 
 EXAMPLES = """
   the Hessians of two models side by side
@@ -32,20 +33,10 @@ SAMPLES = {"hessians": 3, "heatmaps": 6, "diag": 100, "active": 64}
 
 
 @dataclasses.dataclass
-class FigureOptions:
+class FigureOptions(ModelOptions):
     """The flags of figures.py."""
 
     fig: list = option([], "what to draw", str, nargs="+", choices=FIGURES)
-    models: list = option(
-        [], "run numbers, paths of snapshots, or names of shipped models", str, nargs="+", metavar="MODEL"
-    )
-    snapshot_kimgs: list = option(
-        ["latest"],
-        "for run numbers: kimg of the snapshot, or latest; one for all models or one each",
-        nargs="+",
-        metavar="KIMG",
-    )
-    results_dir: str = option("results", "where run numbers are looked up")
     out_dir: str = option("figures", "where the figures go")
     model_names: list = option([], "what to call the models, one each", str, nargs="+", metavar="NAME")
     dataset_names: list = option(

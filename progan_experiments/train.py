@@ -12,7 +12,7 @@ from experiment_utils.options import at_least, not_negative, option, positive, p
 from experiment_utils.weights_and_biases import WandbRun, require_wandb
 from progan import cluster, launch, schedule
 from progan.dataset import open_dataset
-from progan.metrics.options import MetricOptions
+from progan.options import MetricOptions
 
 EXAMPLES = """
   a first run, minutes on a laptop: the CLEVR set that ships with the project, small networks, the Hessian Penalty

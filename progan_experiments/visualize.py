@@ -10,6 +10,7 @@ from experiment_utils import options, runs
 from experiment_utils.errors import OptionError, run_command
 from experiment_utils.options import not_negative, option, positive
 from latent_traversal import save_gif, save_mp4, save_png, save_stills, sweep_columns
+from progan.options import ModelOptions
 
 EXAMPLES = """
   a model that ships with the project
@@ -24,19 +25,9 @@ BAR_WIDTH = 30  # characters of the longest bar of the printed table
 
 
 @dataclasses.dataclass
-class VisualizeOptions:
+class VisualizeOptions(ModelOptions):
     """The flags of visualize.py."""
 
-    models: list = option(
-        [], "run numbers, paths of snapshots, or names of shipped models", str, nargs="+", metavar="MODEL"
-    )
-    snapshot_kimgs: list = option(
-        ["latest"],
-        "for run numbers: kimg of the snapshot, or latest; one for all models or one each",
-        nargs="+",
-        metavar="KIMG",
-    )
-    results_dir: str = option("results", "where run numbers are looked up")
     out_dir: str = option("visualizations", "where the pictures go")
     format: list = option(["gif"], "what to write", nargs="+", choices=("gif", "mp4", "stills"))
     stills_only: bool = option(False, "the same as --format stills")

@@ -48,63 +48,28 @@ GROWN_32 = (*STATIC_16, "--stage_kimg", "50", "--fade_kimg", "30")
 ALL = ("bl", "info", "fs", "ft", "rel")
 STARTS = {"ft": ("bl", 100), "rel": ("fs", 200)}
 
+CUBES_16 = Study(
+    dataset="clevr_1fov_32",
+    resolution=16,
+    factors=1,
+    families=ALL,
+    seeds=(1, 2, 3),
+    kimg=250,
+    starts=STARTS,
+    ramp_kimg=100,
+    flags=STATIC_16,
+)
+OBJECTS = ("--variant", "simple", "--images", "6000", "--resolution", "32", "--seed", "0")
+RELEASES = dataclasses.replace(CUBES_16, families=("bl", "fs", "rel"))
+
 STUDIES = {
-    "clevr_1fov_16": Study(
-        dataset="clevr_1fov_32",
-        resolution=16,
-        factors=1,
-        families=ALL,
-        seeds=(1, 2, 3),
-        kimg=250,
-        starts=STARTS,
-        ramp_kimg=100,
-        flags=STATIC_16,
+    "clevr_1fov_16": CUBES_16,
+    "clevr_simple_16": dataclasses.replace(CUBES_16, dataset="clevr_simple_32", render=OBJECTS, factors=4),
+    "clevr_1fov_32": dataclasses.replace(
+        CUBES_16, resolution=32, families=("bl", "fs"), seeds=(1, 2), kimg=200, starts={}, flags=GROWN_32
     ),
-    # What becomes of the images, and of the disentanglement, when the penalty is taken away half-way.
-    "clevr_1fov_16_release": Study(
-        dataset="clevr_1fov_32",
-        resolution=16,
-        factors=1,
-        families=("bl", "fs", "rel"),
-        seeds=(1, 2),
-        kimg=500,
-        starts={"rel": ("fs", 250)},
-        ramp_kimg=100,
-        flags=STATIC_16,
-    ),
+    # What becomes of the images, and of the disentanglement, when the penalty is taken away half-way...
+    "clevr_1fov_16_release": dataclasses.replace(RELEASES, seeds=(1, 2), kimg=500, starts={"rel": ("fs", 250)}),
     # ... and when it is taken away once a single component is in use.
-    "clevr_1fov_16_release_late": Study(
-        dataset="clevr_1fov_32",
-        resolution=16,
-        factors=1,
-        families=("bl", "fs", "rel"),
-        seeds=(1,),
-        kimg=650,
-        starts={"rel": ("fs", 500)},
-        ramp_kimg=100,
-        flags=STATIC_16,
-    ),
-    "clevr_simple_16": Study(
-        dataset="clevr_simple_32",
-        render=("--variant", "simple", "--images", "6000", "--resolution", "32", "--seed", "0"),
-        resolution=16,
-        factors=4,
-        families=ALL,
-        seeds=(1, 2, 3),
-        kimg=250,
-        starts=STARTS,
-        ramp_kimg=100,
-        flags=STATIC_16,
-    ),
-    "clevr_1fov_32": Study(
-        dataset="clevr_1fov_32",
-        resolution=32,
-        factors=1,
-        families=("bl", "fs"),
-        seeds=(1, 2),
-        kimg=200,
-        starts={},
-        ramp_kimg=100,
-        flags=GROWN_32,
-    ),
+    "clevr_1fov_16_release_late": dataclasses.replace(RELEASES, seeds=(1,), kimg=650, starts={"rel": ("fs", 500)}),
 }
