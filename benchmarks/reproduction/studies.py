@@ -1,4 +1,4 @@
-"""The studies: what is trained, fixed before anything was measured."""
+"""The studies: what is trained, fixed before it is. (Those of releasing follow from what the first one showed.)"""
 
 import dataclasses
 
