@@ -33,16 +33,26 @@ What to know
   still. Other sources (NumPy, a torch.Generator of your own) are not: pass their numbers to G as a keyword argument.
 - Batch normalisation in training mode mixes the samples of a batch and counts every pass in its running statistics:
   call eval() on such layers first.
+- torch.compile and CUDA graphs record the call as one graph. What needs a look at values is then left out: random
+  numbers are not held still, `select` is not verified, and TF32 is yours to switch off, around the compiled function.
+
+Beside it stand `orojar_penalty` (orthogonal Jacobian columns) and `diagonalness` (a number to log, without a scale).
 """
 
+import collections
 import contextlib
+import functools
+import re
+import warnings
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 
 def hessian_penalty(
-    G, z, k=2, epsilon=0.1, reduction=torch.max, return_separately=False, G_z=None, *, directions=None, **G_kwargs
-):
+    G, z, k=2, epsilon=0.1, reduction=torch.max, return_separately=False, G_z=None, *, directions=None, select=False,
+    batched=False, memory=None, chunk_size=None, exact=False, batch_kwargs=(), **G_kwargs
+):  # fmt: skip
     """The Hessian Penalty of G at z, differentiable with respect to G's parameters and z.
 
     :param G: function of a tensor like z, and of G_kwargs; returns one tensor or a list or tuple of tensors
@@ -55,9 +65,294 @@ def hessian_penalty(
     :param G_z: ignored: G(z) is not needed. It is there so that older calls keep working.
     :param directions: the directions v to use, a tensor [k, N, ...] of +1 and −1, instead of drawing them.
     :param G_kwargs: passed on to G (which therefore has no keyword of the names above).
+
+    Options, for the same value and gradient in less time or memory. The first two and chunk_size take G to treat the
+    samples of a batch independently, and need to know which of G_kwargs go with them:
+
+    :param select: (maximum reduction only) find, without gradient, the sample that holds each activation's maximum, and
+        differentiate those samples alone. Where they do not reproduce their maxima (batch statistics, random numbers,
+        a batch that G closes over), a warning says so and all samples are differentiated. Of several samples that
+        tie, the first gets the whole gradient with respect to z.
+    :param batched: make all 2k passes as one, of 2kN samples: for small batches, and G without random numbers.
+    :param memory: "lean": compute every pass again in the backward pass, so that one at a time is held.
+    :param chunk_size: (mean and sum reductions only) take so many samples at a time, again in the backward pass too.
+    :param batch_kwargs: names of those G_kwargs whose first axis is the batch.
+    :param exact: (PyTorch 2.0 and later) derivatives by forward-mode differentiation instead of differences: any
+        precision does, and epsilon is ignored. Not for piecewise linear networks (ReLU, leaky ReLU): their Hessian is
+        zero almost everywhere, while the differences measure their kinks, which is what the method lives on.
     :raises ValueError: for arguments outside these bounds, and for outputs of G without the batch axis, in half
         precision, or changing in number from pass to pass.
     """
+    batch = _check(z, k, epsilon, directions, batch_kwargs, G_kwargs)
+    passes = _check_options(reduction, batched, memory, chunk_size, select)
+    differences = functools.partial(*((_exact_differences, G) if exact else (_second_differences, G, epsilon)))
+    variances = functools.partial(_variances, differences)
+    with _float32(batch.z):
+        if select:
+            penalties = _of_selected_samples(variances, reduction, batch, passes, 1 if exact else epsilon**2)
+        elif chunk_size and chunk_size < len(z):
+            penalties = _of_chunks(variances, reduction, batch, passes, chunk_size)
+        else:
+            penalties = [reduction(variance) for variance in variances(batch, passes)]
+    if exact and not _is_recorded() and not any(penalty.detach().any() for penalty in penalties):
+        message = "exact=True: every penalty is exactly 0, as on piecewise linear networks; use exact=False for those"
+        warnings.warn(message, stacklevel=2)
+    return penalties if return_separately else sum(penalties)
+
+
+def _variances(differences, batch, passes):
+    """The unbiased variance of k numbers s_i from the k − 1 differences s_i − s_0, for each element of each activation.
+
+    differences(batch, passes) yields them, each a list with a tensor for each activation. Only sums are kept.
+    """
+    k, sums, squares = 1, [], []
+    for of_one in differences(batch, passes):
+        k += 1
+        sums = [total + d for total, d in zip(sums, of_one)] or of_one
+        squares = [total + d * d for total, d in zip(squares, of_one)] or [d * d for d in of_one]
+    return [(square - total * total / k) / (k - 1) for square, total in zip(squares, sums)]
+
+
+def _second_differences(G, epsilon, batch, passes):
+    """Yield s_i − s_0 of Equation 5 for i = 1 … k − 1."""
+    outputs = passes(G, _both_ways(batch.z, epsilon * batch.directions), batch)
+    plus_0, minus_0 = next(outputs), next(outputs)
+    for plus, minus in zip(outputs, outputs):
+        yield [((p - p_0) + (m - m_0)) / epsilon**2 for p, p_0, m, m_0 in zip(plus, plus_0, minus, minus_0)]
+
+
+def _both_ways(z, steps):
+    """What G gets, one pass after the other: z + x_0, z − x_0, z + x_1, …"""
+    return [(position,) for x in steps for position in (z + x, z - x)]
+
+
+def orojar_penalty(
+    G, z, k=2, epsilon=0.1, reduction=torch.mean, return_separately=False, *, directions=None,
+    batched=False, memory=None, chunk_size=None, batch_kwargs=(), **G_kwargs
+):  # fmt: skip
+    """The Orthogonal Jacobian Regularization (OroJaR, Wei et al. 2021, arXiv 2108.07668) of G at z.
+
+    For one sample and the Jacobian J of one activation (its columns J_i, flattened), and v a Rademacher vector,
+
+        Var_v(‖Jv‖²) = 2 · Σ_{i≠j} (J_iᵀJ_j)²,    Jv ≈ (G(z + εv) − G(z − εv)) / 2ε
+
+    estimated as in `hessian_penalty`, from the same 2k passes. `reduction` takes the penalties of an activation, [N],
+    to a scalar. They grow with the activation's number of elements. Everything else is as in `hessian_penalty`.
+    """
+    batch = _check(z, k, epsilon, directions, batch_kwargs, G_kwargs)
+    passes = _check_options(reduction, batched, memory, chunk_size)
+    variances = functools.partial(_variances, functools.partial(_slope_differences, G, epsilon))
+    with _float32(batch.z):
+        if chunk_size and chunk_size < len(z):
+            penalties = _of_chunks(variances, reduction, batch, passes, chunk_size)
+        else:
+            penalties = [reduction(variance) for variance in variances(batch, passes)]
+    return penalties if return_separately else sum(penalties)
+
+
+def _slope_differences(G, epsilon, batch, passes):
+    """Yield ‖Jv_i‖² − ‖Jv_0‖² for i = 1 … k − 1: tensors [N]."""
+    outputs = passes(G, _both_ways(batch.z, epsilon * batch.directions), batch)
+    slopes = ([(p - m) / (2 * epsilon) for p, m in zip(plus, minus)] for plus, minus in zip(outputs, outputs))
+    squares = ([Jv.square().reshape(len(Jv), -1).sum(dim=1) for Jv in of_one] for of_one in slopes)
+    squares_0 = next(squares)
+    for of_one in squares:
+        yield [square - square_0 for square, square_0 in zip(of_one, squares_0)]
+
+
+Diagonalness = collections.namedtuple("Diagonalness", "ratio standard_error")
+
+
+@torch.no_grad()
+def diagonalness(G, z, epsilon=0.1, k=1, return_separately=False, *, axes=None, **G_kwargs):
+    """How diagonal G's Hessian is, whatever its scale: mean |H_aa| / mean |H_ab|, a ≠ b, over elements and samples.
+
+    About √2 where components are mixed at random, and infinite for a diagonal Hessian; meaningless where G is linear.
+    Log it beside the penalty. The penalty also falls when activations shrink or bend less; this then stays as it is.
+
+    Both means are estimated from k random pairs of components (a, b) for each sample by central differences, in
+    1 + 6k passes. All steps have the length √2 ε: along e_a for H_aa, along e_a + e_b and e_a − e_b, whose second
+    derivatives differ by 4 H_ab. (On piecewise linear networks a second difference grows as its step shrinks.)
+
+    :param k: number of pairs for each sample.
+    :param return_separately: return a list with a Diagonalness for each activation instead of the mean of their ratios.
+    :param axes: the pairs to use, an integer tensor [k, N, 2] of indices into z's flattened components.
+    :return: Diagonalness(ratio, standard_error), scalar tensors without gradient. The standard error is that from the
+        choice of samples (delta method), nan for a single one.
+    :raises ValueError: as `hessian_penalty` does, and for z of fewer than two components.
+
+    G, z, epsilon and G_kwargs are those of `hessian_penalty`.
+    """
+    batch = _check(z, 2, epsilon, None, (), G_kwargs)
+    axes = _check_axes(axes, k, batch.z)
+    e_a, e_b = (torch.nn.functional.one_hot(axis, batch.z[0].numel()).to(batch.z) for axis in axes.unbind(dim=2))
+    steps = epsilon * torch.stack([2**0.5 * e_a, e_a + e_b, e_a - e_b], dim=1)
+    diagonal, off_diagonal = 0, 0  # [activations, N]
+    with _float32(batch.z):
+        outputs = _one_by_one(G, [(batch.z,), *_both_ways(batch.z, steps.reshape(3 * k, *batch.z.shape))], batch)
+        centre = next(outputs)
+        bends = ([(p - c) + (m - c) for p, c, m in zip(plus, centre, minus)] for plus, minus in zip(outputs, outputs))
+        for along_a, along_sum, along_difference in zip(bends, bends, bends):
+            diagonal += torch.stack([_mean_size(bend) / 2 for bend in along_a])
+            off_diagonal += torch.stack([_mean_size(p - m) / 4 for p, m in zip(along_sum, along_difference)])
+        means = off_diagonal.mean(dim=1, keepdim=True)
+        ratios = diagonal.mean(dim=1, keepdim=True) / means
+        residuals = (diagonal - ratios * off_diagonal) / means
+    if return_separately:
+        return [Diagonalness(ratio, _standard_error(residual)) for ratio, residual in zip(ratios[:, 0], residuals)]
+    return Diagonalness(ratios.mean(), _standard_error(residuals.mean(dim=0)))
+
+
+def _mean_size(tensor):
+    """Mean absolute value of each sample's elements: [N]."""
+    return tensor.abs().reshape(len(tensor), -1).mean(dim=1)
+
+
+def _standard_error(residuals):
+    """Of the mean of one number a sample, [N]."""
+    return residuals.std() / len(residuals) ** 0.5 if len(residuals) > 1 else residuals.sum() * float("nan")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Options: the same differences in less time or memory, or exact
+
+_Batch = collections.namedtuple("_Batch", "z directions kwargs batch_kwargs")
+
+
+def _rows(batch, rows):
+    """Some samples of a batch. rows: int64 tensor of their numbers."""
+    kwargs = dict(batch.kwargs, **{name: batch.kwargs[name].index_select(0, rows) for name in batch.batch_kwargs})
+    return batch._replace(
+        z=batch.z.index_select(0, rows), directions=batch.directions.index_select(1, rows), kwargs=kwargs
+    )
+
+
+def _one_by_one(function, inputs, batch, lean=False):
+    """Yield function's activations (a list) at each of the inputs (tuples of tensors), from the same random state.
+
+    lean: hold nothing for the backward pass but the activations; compute the rest again there.
+    """
+    run = functools.partial(_activations, function, batch.kwargs)
+    random_state, count = _get_random_state(), None
+    for values in inputs:
+        _set_random_state(random_state)
+        outputs = _recomputed(run, *values) if lean else run(*values)
+        if count not in (None, len(outputs)):
+            counts = sorted([count, len(outputs)])
+            raise ValueError(f"G must return as many activations in every pass, got {counts[0]} and {counts[1]}")
+        count = len(outputs)
+        yield outputs
+
+
+_lean = functools.partial(_one_by_one, lean=True)
+
+
+def _all_at_once(function, inputs, batch):
+    """The same by one call for all inputs, unless random numbers would then differ between them."""
+    count, random_state = len(inputs), _get_random_state()
+    kwargs = dict(batch.kwargs, **{name: torch.cat([batch.kwargs[name]] * count) for name in batch.batch_kwargs})
+    outputs = _activations(function, kwargs, *(torch.cat(values) for values in zip(*inputs)))
+    if _has_changed(random_state):
+        message = "batched=True: G draws random numbers, so its passes were made one by one; is it in evaluation mode?"
+        warnings.warn(message, stacklevel=2)
+        _set_random_state(random_state)
+        return _one_by_one(function, inputs, batch)
+    return zip(*(output.chunk(count) for output in outputs))
+
+
+def _of_selected_samples(variances, reduction, batch, passes, unit):
+    """The maxima of each activation's variances, from a differentiated pass over the samples that hold them alone.
+
+    unit: what rounding errors of G's outputs are divided by in s_i.
+    """
+    random_state, sizes = _get_random_state(), []
+
+    def noting_sizes(function, inputs, batch):
+        for outputs in _one_by_one(function, inputs, batch):
+            if not sizes:
+                sizes.extend(output.abs().max() for output in outputs)
+            yield outputs
+
+    with torch.no_grad():
+        of_all = variances(batch, noting_sizes)
+        rows = torch.stack([variance.reshape(len(variance), -1).amax(dim=1).argmax() for variance in of_all])
+        maxima = torch.stack([variance.max() for variance in of_all])
+    is_random = _has_changed(random_state)
+    _set_random_state(random_state)
+    if len(batch.z) > len(of_all):
+        passes = _all_at_once if passes is _one_by_one else passes
+        if _is_recorded():
+            return _of_own_row(variances(_rows(batch, rows), passes), reduction)
+        with contextlib.suppress(RuntimeError, ValueError, IndexError):  # G may not take another batch size
+            if not is_random:
+                penalties = _of_own_row(variances(_rows(batch, rows), passes), reduction)
+                errors = (torch.stack(penalties).detach().sqrt() - maxima.sqrt()).abs()
+                rounding = 100 * torch.finfo(errors.dtype).eps * torch.stack(sizes) / unit
+                if not (errors > 0.01 * maxima.sqrt() + rounding).any():
+                    return penalties
+        message = "the selected samples do not reproduce their maxima, so all were differentiated"
+        reasons = "mixes the samples of a batch, draws random numbers, or closes over a batch (see batch_kwargs)"
+        warnings.warn(f"select=True: {message}: G {reasons}", stacklevel=3)
+        _set_random_state(random_state)
+    return [reduction(variance) for variance in variances(batch, _one_by_one)]
+
+
+def _of_own_row(variances, reduction):
+    """The penalty of sample a in activation a."""
+    return [reduction(variance[a]) for a, variance in enumerate(variances)]
+
+
+def _of_chunks(variances, reduction, batch, passes, chunk_size):
+    """The mean or sum of each activation's variances, a chunk of samples at a time."""
+
+    def penalties(_, chunk):
+        weight = len(chunk.z) / len(batch.z) if reduction is torch.mean else 1
+        return [weight * reduction(variance) for variance in variances(chunk, passes)]
+
+    chunks = [_rows(batch, rows) for rows in torch.arange(len(batch.z), device=batch.z.device).split(chunk_size)]
+    run = penalties if passes is _lean else functools.partial(_recomputed, penalties)
+    return [sum(parts) for parts in zip(*(run(chunk.z, chunk) for chunk in chunks))]
+
+
+def _recomputed(function, z, *others):
+    """function(z, *others), of which nothing is held for the backward pass: there it is computed again."""
+
+    def precisely(z, *others):
+        with _float32(z):
+            return function(z, *others)
+
+    return checkpoint(precisely, z, *others, use_reentrant=False, preserve_rng_state=not _is_recorded())
+
+
+def _exact_differences(G, batch, passes):
+    """Yield v_iᵀHv_i − v_0ᵀHv_0 = 4 aᵀHb for i = 1 … k − 1, with a = (v_i + v_0)/2 and b = (v_i − v_0)/2."""
+    if not hasattr(torch, "func"):
+        raise ValueError(f"exact=True needs PyTorch 2.0 or later (torch.func), this is {torch.__version__}")
+    jvp = torch.func.jvp
+
+    def mixed_product(z, a, b, **kwargs):
+        run = functools.partial(G, **kwargs)
+        try:
+            return jvp(lambda z: jvp(run, (z,), (b,))[1], (z,), (a,))[1]
+        except (NotImplementedError, RuntimeError) as problem:
+            missing = re.search(r"forward AD with (\S+)|autograd.Function", str(problem))
+            if not missing:
+                raise
+            operation = missing.group(1) or "a torch.autograd.Function"
+            raise ValueError(f"exact=True: G uses {operation}, which has no forward-mode derivative") from problem
+
+    v_0, others = batch.directions[0], batch.directions[1:]
+    inputs = [(batch.z, (v_i + v_0) / 2, (v_i - v_0) / 2) for v_i in others]
+    for products in passes(mixed_product, inputs, batch):
+        yield [4 * product for product in products]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Checks
+
+
+def _check(z, k, epsilon, directions, batch_kwargs, G_kwargs):
+    """A _Batch in float32 or float64, with directions drawn where none are given."""
     if k < 2:
         raise ValueError(f"k must be at least 2 (it is the number of values in a variance), got {k}")
     if not epsilon > 0:
@@ -65,33 +360,37 @@ def hessian_penalty(
     if not torch.is_tensor(z) or not z.is_floating_point() or z.dim() == 0:
         found = f"{z.dtype} of shape {tuple(z.shape)}" if torch.is_tensor(z) else type(z).__name__
         raise ValueError(f"z must be a floating-point tensor with a batch axis, got {found}")
+    if isinstance(batch_kwargs, str):
+        raise ValueError(f"batch_kwargs must be a list of names, got {batch_kwargs!r}")
+    for name in batch_kwargs:
+        if name not in G_kwargs:
+            raise ValueError(f"batch_kwargs names {name!r}, which was not passed")
+        if not torch.is_tensor(G_kwargs[name]) or G_kwargs[name].shape[:1] != z.shape[:1]:
+            shape = tuple(getattr(G_kwargs[name], "shape", ()))
+            raise ValueError(f"batch_kwargs: {name!r} must have the batch's length {len(z)} first, got shape {shape}")
     z = _at_least_float32(z)
-    G_kwargs = {name: _at_least_float32(value) for name, value in G_kwargs.items()}
-    x = epsilon * (_draw_directions(k, z) if directions is None else _check_directions(directions, k, z))
-
-    random_state = _get_random_state()
-    passes = []  # of G, at z + x_0, z − x_0, z + x_1, …
-    with full_float32(), torch.autocast(device_type=z.device.type, enabled=False):
-        for x_i in x:
-            for latents in (z + x_i, z - x_i):
-                _set_random_state(random_state)
-                passes.append(_check_activations(G(latents, **G_kwargs), z))
-        counts = sorted({len(activations) for activations in passes})
-        if len(counts) > 1:
-            raise ValueError(f"G must return as many activations in every pass, got {counts[0]} and {counts[-1]}")
-        penalties = [reduction(_variance(outputs[0::2], outputs[1::2], epsilon)) for outputs in zip(*passes)]
-    return penalties if return_separately else sum(penalties)
+    directions = _draw_directions(k, z) if directions is None else _check_directions(directions, k, z)
+    return _Batch(z, directions, {name: _at_least_float32(v) for name, v in G_kwargs.items()}, tuple(batch_kwargs))
 
 
-def _variance(plus, minus, epsilon):
-    """Unbiased variance over i of s_i (Equation 5, less s_0), for each element of one activation.
-
-    plus[i], minus[i]: G(z + x_i) and G(z − x_i).
-    """
-    differences = [(plus_i - plus[0]) + (minus_i - minus[0]) for plus_i, minus_i in zip(plus[1:], minus[1:])]
-    values = torch.stack([torch.zeros_like(plus[0]), *differences])
-    centred = values - values.mean(dim=0)  # tensor.var over the first axis would take several times as long on a CPU
-    return centred.square().sum(dim=0) / ((len(values) - 1) * epsilon**4)
+def _check_options(reduction, batched, memory, chunk_size, select=False):
+    """How to make passes, as a function like `_one_by_one`."""
+    name = getattr(reduction, "__name__", repr(reduction))
+    if select and reduction not in (torch.max, torch.amax):
+        raise ValueError(f"select=True needs the maximum reduction (torch.max), got {name}")
+    if chunk_size is not None and reduction not in (torch.mean, torch.sum):
+        raise ValueError(f"chunk_size needs the mean or sum reduction (torch.mean or torch.sum), got {name}")
+    if chunk_size is not None and not (isinstance(chunk_size, int) and chunk_size > 0):
+        raise ValueError(f"chunk_size must be a positive number of samples, got {chunk_size}")
+    if memory not in (None, "lean"):
+        raise ValueError(f'memory must be None or "lean", got {memory!r}')
+    if batched and memory:
+        raise ValueError(
+            'batched=True and memory="lean" exclude each other: one makes all passes at once, the other one at a time'
+        )
+    if memory:
+        return _lean
+    return _all_at_once if batched else _one_by_one
 
 
 def _draw_directions(k, z):
@@ -104,14 +403,33 @@ def _check_directions(directions, k, z):
     expected = (k, *z.shape)
     if tuple(directions.shape) != expected:
         raise ValueError(f"directions must have shape [k, *z.shape] = {expected}, got {tuple(directions.shape)}")
+    if _is_recorded():
+        return directions
     stray = directions[directions.abs() != 1]
     if stray.numel():
         raise ValueError(f"directions must be +1 or -1 in every entry, got {stray[0].item()}")
     return directions
 
 
-def _check_activations(outputs, z):
-    """G's outputs of one pass as a list of tensors."""
+def _check_axes(axes, k, z):
+    """Pairs of components for each sample, int64 [k, N, 2]: those given, or k random ones."""
+    N, n = len(z), z[0].numel()
+    if n < 2:
+        raise ValueError(f"z must have at least two components for a Hessian to be diagonal or not, got {n}")
+    if axes is None:
+        first = torch.randint(n, (k, N), device=z.device)
+        return torch.stack([first, (first + torch.randint(1, n, (k, N), device=z.device)) % n], dim=2)
+    axes = torch.as_tensor(axes, device=z.device)
+    if tuple(axes.shape) != (k, N, 2) or axes.is_floating_point():
+        raise ValueError(f"axes must be integers of shape [k, N, 2] = {(k, N, 2)}, got {tuple(axes.shape)}")
+    if not ((axes >= 0) & (axes < n)).all() or (axes[..., 0] == axes[..., 1]).any():
+        raise ValueError(f"axes must be pairs of different components from 0 to {n - 1}")
+    return axes.long()
+
+
+def _activations(function, kwargs, z, *others):
+    """The outputs of one pass as a list of tensors."""
+    outputs = function(z, *others, **kwargs)
     outputs = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
     for output in outputs:
         if not torch.is_tensor(output):
@@ -130,14 +448,41 @@ def _at_least_float32(value):
     return value.float() if is_half else value
 
 
+# ----------------------------------------------------------------------------------------------------------------------
+# What surrounds a pass: random numbers, precision
+
+
+def _is_recorded():
+    """Whether torch.compile or a CUDA graph is recording: nothing may then depend on values, or be done beside it."""
+    compiling = getattr(getattr(torch, "compiler", None), "is_compiling", bool)
+    return compiling() or (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing())
+
+
 def _get_random_state():
+    if _is_recorded():
+        return None
     return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
 
 
 def _set_random_state(state):
-    cpu, cuda = state
-    torch.set_rng_state(cpu)
-    torch.cuda.set_rng_state_all(cuda)
+    if state is not None:
+        torch.set_rng_state(state[0])
+        torch.cuda.set_rng_state_all(state[1])
+
+
+def _has_changed(state):
+    """Whether random numbers were drawn since then."""
+    if state is None:
+        return False
+    cpu, cuda = _get_random_state()
+    return not torch.equal(cpu, state[0]) or any(not torch.equal(now, then) for now, then in zip(cuda, state[1]))
+
+
+@contextlib.contextmanager
+def _float32(z):
+    """Within it nothing is computed in less than float32, but G's own doing: no TF32, no autocast on z's device."""
+    with full_float32(), torch.autocast(device_type=z.device.type, enabled=False):
+        yield
 
 
 @contextlib.contextmanager
@@ -146,8 +491,14 @@ def full_float32():
 
     The caller's settings are put back at the end, whatever happens.
     """
+    if _is_recorded():  # the settings are then those of the caller
+        yield
+        return
     backends = torch.backends
     with contextlib.ExitStack() as undo:
+        if torch.get_default_dtype() in (torch.float16, torch.bfloat16):
+            undo.callback(torch.set_default_dtype, torch.get_default_dtype())
+            torch.set_default_dtype(torch.float32)
         if hasattr(backends, "fp32_precision"):  # PyTorch 2.9 and later; mixed with these, the older switches can raise
             # From the general to the particular: whatever does not follow has a setting of its own, to be put back.
             mkldnn, cuda = (
