@@ -27,8 +27,8 @@ What to know
   with it by (k − 1)/k (at k = 2, λ = 0.1 becomes 0.05).
 - Precision: half precision and TF32 ruin finite differences. Inside the call autocast and TF32 are off, and z and
   G_kwargs in half precision are cast to float32, as G's parameters must be (float64 stays float64). But backward()
-  runs later, under your own settings, and by default cuDNN's convolutions then use TF32 on GPUs that have it, which
-  can cost a smooth network a fifth of the gradient. Call backward() within `with full_float32():` there.
+  runs later, under your own settings: autocast, if you are still within it, and cuDNN's TF32, which is on by default
+  and can cost a smooth network a fifth of the gradient. Call backward() within `with full_float32():`.
 - Randomness: every pass sees the same state of PyTorch's CPU and CUDA generators, so dropout and noise are held
   still. Other sources (NumPy, a torch.Generator of your own) are not: pass their numbers to G as a keyword argument.
 - Batch normalisation in training mode mixes the samples of a batch and counts every pass in its running statistics:
@@ -487,7 +487,7 @@ def _float32(z):
 
 @contextlib.contextmanager
 def full_float32():
-    """Within it float32 products and convolutions are computed in float32 (no TF32, no bfloat16), on CUDA and CPU.
+    """Within it float32 stays float32: no autocast, no TF32 on CUDA and CPU, no default dtype of 16 bits.
 
     The caller's settings are put back at the end, whatever happens.
     """
@@ -496,6 +496,8 @@ def full_float32():
         return
     backends = torch.backends
     with contextlib.ExitStack() as undo:
+        for device_type in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
+            undo.enter_context(torch.autocast(device_type, enabled=False))
         if torch.get_default_dtype() in (torch.float16, torch.bfloat16):
             undo.callback(torch.set_default_dtype, torch.get_default_dtype())
             torch.set_default_dtype(torch.float32)

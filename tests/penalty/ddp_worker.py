@@ -1,10 +1,11 @@
-"""A DistributedDataParallel run on CPUs: `python ddp_worker.py WORLD FOLDER`.
+"""A DistributedDataParallel run on CPUs: `python ddp_worker.py WORLD FOLDER OPTIONS`.
 
 Each of WORLD processes takes its share of FOLDER/problem.pt, and writes the gradients that backward() leaves it to
-FOLDER/gradients-RANK.pt.
+FOLDER/gradients-RANK.pt. OPTIONS are those of the penalty, as JSON.
 """
 
 import contextlib
+import json
 import os
 import sys
 
@@ -18,7 +19,7 @@ def generator(nz):
     return torch.nn.Sequential(torch.nn.Linear(nz, 16), torch.nn.Tanh(), torch.nn.Linear(16, 5), torch.nn.Tanh())
 
 
-def train(rank, world, folder):
+def train(rank, world, folder, options):
     torch.set_num_threads(1)
     rendezvous = f"file://{os.path.join(folder, 'rendezvous')}"
     torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world)
@@ -28,7 +29,7 @@ def train(rank, world, folder):
     replica = DistributedDataParallel(G)
     z = problem["z"].chunk(world)[rank]
     directions = problem["directions"].chunk(world, dim=1)[rank]
-    hessian_penalty(replica, z, k=3, reduction=torch.mean, directions=directions).backward()
+    hessian_penalty(replica, z, k=3, reduction=torch.mean, directions=directions, **options).backward()
     torch.save([parameter.grad for parameter in G.parameters()], os.path.join(folder, f"gradients-{rank}.pt"))
     torch.distributed.destroy_process_group()
 
@@ -36,4 +37,5 @@ def train(rank, world, folder):
 if __name__ == "__main__":
     with contextlib.suppress(ImportError):  # PyTorch 2's DDP imports this, slowly: once, before the processes part
         import torch._dynamo
-    torch.multiprocessing.start_processes(train, (int(sys.argv[1]), sys.argv[2]), int(sys.argv[1]), start_method="fork")
+    arguments = (int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]))
+    torch.multiprocessing.start_processes(train, arguments, int(sys.argv[1]), start_method="fork")

@@ -1,5 +1,6 @@
 """What only PyTorch has: generators' random state, autocast, TF32 switches, devices, distributed training."""
 
+import json
 import os
 import subprocess
 import sys
@@ -134,12 +135,13 @@ def test_tf32_is_off_inside_and_the_callers_settings_are_back_afterwards():
     run_worker("float32_worker.py")
 
 
-def test_distributed_data_parallel_gradients_are_those_of_one_process(tmp_path):
+@pytest.mark.parametrize("options", [{}, dict(memory="lean"), dict(chunk_size=2)], ids=str)
+def test_distributed_data_parallel_gradients_are_those_of_one_process(options, tmp_path):
     """Two gloo processes, each with half of the batch: DDP's mean of their gradients is that of the whole."""
     torch.manual_seed(0)
     G, z, directions = generator(6).double(), torch.randn(8, 6, dtype=torch.float64), signs(3, 8, 6)
     torch.save({"weights": G.state_dict(), "z": z, "directions": directions}, tmp_path / "problem.pt")
-    run_worker("ddp_worker.py", "2", str(tmp_path))
+    run_worker("ddp_worker.py", "2", str(tmp_path), json.dumps(options))
 
     hessian_penalty(G, z, k=3, reduction=torch.mean, directions=directions).backward()
     for rank in range(2):
