@@ -1,9 +1,10 @@
 #!/usr/bin/env python
-"""Score directions of the Hessian Penalty beside random ones, the axes of z, PCA (GANSpace) and SeFa, in one table.
+"""Score discovered directions beside random ones, the axes of z, PCA (GANSpace) and SeFa, in one table.
 
-All sets have as many directions, of length 1 and (but for --no_ortho) orthogonal, and are measured on the same samples.
-Where a regressor that reads the data's true factors lies beside the generator, the table says how purely each direction
-moves one.
+Which objective found them is read from the options.json of the run that a file lies in; a file outside a run counts as
+one of the Hessian Penalty. All sets have as many directions, of length 1 and (but for --no_ortho) orthogonal, and are
+measured on the same samples. Where a regressor that reads the data's true factors lies beside the generator, the table
+says how purely each direction moves one.
 """
 
 import csv
@@ -12,8 +13,8 @@ import os
 
 from biggan import directions, weights
 from experiment_utils import options, runs
-from experiment_utils.errors import OptionError, UserError, run_command
-from experiment_utils.files import atomic_write
+from experiment_utils.errors import OptionError, SnapshotError, UserError, run_command
+from experiment_utils.files import atomic_write, read_json
 from experiment_utils.options import option, positive
 
 EXAMPLES = """
@@ -21,9 +22,14 @@ EXAMPLES = """
     compare_directions.py
   three runs of discover.py with different seeds
     compare_directions.py --load_A results/seed0/A_010000.pt results/seed1/A_010000.pt results/seed2/A_010000.pt
+  the objectives of discover.py against each other, two seeds each
+    compare_directions.py --load_A results/penalty*/A_010000.pt results/diagonal*/A_010000.pt
   the first 40 directions of published weights, golden retrievers
     compare_directions.py --download 138k --fix_class 207 --load_A goldens.pt --ndirs 40 --device cuda
 """
+
+
+OBJECTIVES = {"hessian_penalty": "Hessian Penalty", "orojar": "OroJaR penalty", "diagonal": "diagonal objective"}
 
 
 @dataclasses.dataclass
@@ -31,7 +37,11 @@ class CompareOptions(directions.DirectionOptions, weights.GeneratorOptions):
     """The flags of compare_directions.py."""
 
     load_A: list = option(
-        [], "direction files of one method, its seeds (default: those beside the generator)", str, "+", metavar="A"
+        [],
+        "direction files, the seeds of one objective or of several (default: those beside the generator)",
+        str,
+        "+",
+        metavar="A",
     )
     regressor: str = option(None, "reads factors off images (default: the one beside the generator)", str)
     baseline_seeds: list = option(
@@ -57,7 +67,7 @@ def main(argv=None):
 
     from biggan import comparison
 
-    ndirs = len(next(iter(ours.values())))
+    ndirs = len(next(iter(next(iter(ours.values())).values())))
     print(f"{G.name}: {ndirs} directions in {space}, {chosen.penalty_samples} samples, path_size {chosen.path_size:g}")
     sets, left_out = comparison.baseline_sets(
         G, ndirs, space, chosen.baseline_seeds, chosen.fix_class, chosen.val_minibatch_size
@@ -65,15 +75,15 @@ def main(argv=None):
     for reason in left_out:
         print(f"left out: {reason}")
     print(describe(regressor))
-    sets = dict({"Hessian Penalty": ours}, **sets)
+    sets = dict(ours, **sets)
     total = sum(map(len, sets.values()))
     with runs.progress(total=total, desc="measuring", unit="set", disable=None) as bar:
         methods = comparison.measure_all(G, sets, protocol(chosen), regressor, bar.update)
-    report(G, methods, chosen)
+    report(G, methods, len(ours), chosen)
 
 
 def load_directions(chosen, G):
-    """Return ({name: Q [ndirs, dim_z]}, SearchSpace) of all of --load_A, which must have as many directions each."""
+    """Return ({method: {file: Q [ndirs, dim_z]}}, SearchSpace) of --load_A, all of as many directions."""
     paths = chosen.load_A or weights.files_beside(chosen.download or chosen.G_path)[1]
     if not paths:
         raise OptionError(f"--load_A: which directions? ({G.name} has none beside it; discover.py makes some)")
@@ -83,11 +93,21 @@ def load_directions(chosen, G):
             raise OptionError(f"--load_A {path}: is in the table anyway; name files of discovered directions")
         A, space = directions.from_options(dataclasses.replace(chosen, load_A=path), G.dim_z)
         Q = directions.rows(A, space, not chosen.no_ortho)
-        found[path] = Q / Q.norm(dim=1, keepdim=True)  # also without orthonormalisation: steps as long as the others'
-    counts = sorted({len(Q) for Q in found.values()})
+        Q = Q / Q.norm(dim=1, keepdim=True)  # also without orthonormalisation: steps as long as the others'
+        found.setdefault(method_of(path), {})[path] = Q
+    counts = sorted({len(Q) for of_method in found.values() for Q in of_method.values()})
     if len(counts) > 1:
         raise OptionError(f"--load_A: files of {counts[0]} and {counts[-1]} directions; add --ndirs {counts[0]}")
     return found, space
+
+
+def method_of(path):
+    """Return the name of the objective that found the directions in a file, by the options.json beside it."""
+    beside = os.path.join(os.path.dirname(path), "options.json")
+    record = read_json(beside, SnapshotError) if os.path.exists(beside) else {}
+    flags = record.get("flags") if isinstance(record, dict) else None
+    name = flags.get("objective", "hessian_penalty") if isinstance(flags, dict) else "hessian_penalty"
+    return OBJECTIVES.get(name, str(name))
 
 
 def load_regressor(chosen, G):
@@ -134,8 +154,8 @@ def protocol(chosen):
     )
 
 
-def report(G, methods, chosen):
-    """Print the table and the verdict; write the CSV files and the plot."""
+def report(G, methods, discovered, chosen):
+    """Print the table, and the verdict on each of the discovered methods (the first ones); write CSV files and plot."""
     from biggan import comparison
     from biggan.comparison_plot import save_figure
 
@@ -143,10 +163,11 @@ def report(G, methods, chosen):
     print("\n".join(comparison.table(methods)))
     print("± standard deviation over sets of directions; [standard error of the mean, from the choice of samples]")
     print()
-    print("Are the directions of the Hessian Penalty the best?")
-    for name, verdict in comparison.verdicts(methods[0], methods[1:]).items():
-        print(f"  {comparison.TITLES[name]:<14} {verdict}")
-    print()
+    for ours in methods[:discovered]:
+        print(f"Are the directions of the {ours.name} the best?")
+        for name, verdict in comparison.verdicts(ours, [other for other in methods if other is not ours]).items():
+            print(f"  {comparison.TITLES[name]:<14} {verdict}")
+        print()
     stem = os.path.join(chosen.out_dir, G.name + ("" if chosen.fix_class is None else f"-class{chosen.fix_class}"))
     tables = {
         "methods": comparison.method_records(methods),
@@ -157,7 +178,7 @@ def report(G, methods, chosen):
         if records:
             write_csv(f"{stem}-{name}.csv", records)
             print(f"{stem}-{name}.csv")
-    save_figure(stem + ".png", methods, f"Directions in {G.name}")
+    save_figure(stem + ".png", methods, f"Directions in {G.name}", discovered)
     print(stem + ".png")
 
 

@@ -16,6 +16,8 @@ EXAMPLES = """
     discover.py --experiment_name first --num_epochs 2
   go on with it after an interruption, or for longer
     discover.py --experiment_name first --resume --num_epochs 4
+  with fewer passes of the generator, by this project's own objective
+    discover.py --experiment_name diagonal --objective diagonal --num_epochs 1
   40 directions of golden retrievers in the middle third of a BigGAN's latent space, on four GPUs
     torchrun --nproc_per_node=4 discover.py --download 138k --search_space mid --fix_class 207 --batch_size 96
 """
@@ -48,9 +50,18 @@ class DiscoverOptions(directions.DirectionOptions, weights.GeneratorOptions, exp
     )
     num_epochs: int = option(100, f"epochs of {STEPS_PER_EPOCH} steps", check=positive)
     steps: int = option(None, "steps to make, instead of --num_epochs", int, check=positive)
-    objective: str = option("hessian_penalty", "what to minimise")
-    epsilon: float = option(0.1, "step of the penalty's central differences", check=positive)
-    num_rademacher_samples: int = option(2, "k: directions that the penalty samples for each point", check=at_least(2))
+    objective: str = option(
+        "hessian_penalty",
+        "hessian_penalty (the paper's), orojar (Wei et al. 2021: effects on the image that are orthogonal), or "
+        "diagonal (this project's, not the paper's: maximises the squares on the Hessian's diagonal, which minimises "
+        "those off it in fewer passes; for as many orthonormal directions as the search space has dimensions)",
+    )
+    epsilon: float = option(
+        0.1, "step of the central differences in each component (diagonal: as long as the penalty's)", check=positive
+    )
+    num_rademacher_samples: int = option(
+        2, "k: vectors that hessian_penalty and orojar sample for each point", check=at_least(2)
+    )
 
     save_every: int = option(2000, "steps between two saves", check=positive)
     vis_during_training: bool = option(
@@ -65,6 +76,8 @@ def check_combination(chosen):
 
     if chosen.objective not in OBJECTIVES:
         raise OptionError(f"--objective {chosen.objective}: there is {', '.join(sorted(OBJECTIVES))}")
+    if chosen.objective == "diagonal" and chosen.num_rademacher_samples != DiscoverOptions.num_rademacher_samples:
+        raise OptionError("--num_rademacher_samples: --objective diagonal samples no such vectors; leave it out")
     parallel.check_batch_size(chosen.batch_size)
     if chosen.wandb_entity is not None:
         require_wandb(f"--wandb_entity {chosen.wandb_entity}")

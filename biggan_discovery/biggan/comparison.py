@@ -1,7 +1,7 @@
 """Numbers by which sets of directions are held against each other, all on the same samples.
 
     penalty        the Hessian Penalty along the directions (discovery.penalty), lower is better
-    diagonalness   how diagonal the Hessian is whatever its scale, 0 to 1 (discovery.diagonalness), higher is better
+    diagonalness   how diagonal the Hessian is whatever its scale, 0 to 1 (discovery.diagonal_share), higher is better
   and where a regressor reads the data's true factors off images (factor_scores.py):
     purity         mean purity of the directions that move any factor, 0 to 1, higher is better
     moving         how many directions move any factor beyond the regressor's noise

@@ -20,8 +20,8 @@ HEADINGS = {
 ADVICE = {-1: "lower is better", 0: "", 1: "higher is better"}
 
 
-def comparison_figure(methods, title):
-    """Return a figure of the methods (biggan.comparison.Method), the first of which stands out.
+def comparison_figure(methods, title, discovered=1):
+    """Return a figure of the methods (biggan.comparison.Method), the first of which, those discovered, stand out.
 
     A panel shows each set of directions as a dot, the mean over sets as a bar, and as a line two standard errors of the
     mean either way, as the choice of samples causes them.
@@ -32,7 +32,7 @@ def comparison_figure(methods, title):
     size = (1.6 + 3.1 * columns, 0.9 + lines * (0.75 + 0.36 * len(methods)))
     figure, axes = plt.subplots(lines, columns, figsize=size, dpi=150, sharey=True, squeeze=False)
     for axis, name in zip(axes.flat, names):
-        _panel(axis, methods, name)
+        _panel(axis, methods, name, discovered)
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
@@ -42,9 +42,9 @@ def comparison_figure(methods, title):
     return figure
 
 
-def _panel(axis, methods, name):
+def _panel(axis, methods, name, discovered):
     for row, method in enumerate(methods):
-        color = OURS if row == 0 else OTHERS
+        color = OURS if row < discovered else OTHERS
         values = [each.numbers()[name] for each in method.measurements]
         mean, error = method.mean()[name], 2 * method.standard_error()[name]
         axis.plot([mean - error, mean + error], [row, row], color=color, linewidth=1.5, solid_capstyle="butt")
@@ -74,11 +74,11 @@ def _largest(measurements, name):
     return None
 
 
-def save_figure(path, methods, title):
+def save_figure(path, methods, title, discovered=1):
     """Write the figure as PNG; it appears under its name only when complete."""
     from experiment_utils.files import atomic_write
 
-    figure = comparison_figure(methods, title)
+    figure = comparison_figure(methods, title, discovered)
     try:
         with atomic_write(path) as stream:
             figure.savefig(stream, format="png")

@@ -1,4 +1,4 @@
-"""Directions by the Hessian Penalty (Peebles et al. 2020): the objective, one step, and the loop around it.
+"""Directions by the Hessian Penalty (Peebles et al. 2020): the objectives, one step, and the loop around it.
 
 For a frozen generator G, w -> G(z + wQ) is a generator of its own: it has one component for each direction, a row of
 the orthonormal Q. Its Hessian Penalty, taken with respect to w, is low when no direction changes what another one does.
@@ -20,10 +20,10 @@ import torch
 
 from biggan import directions
 from biggan.parallel import Workers
-from experiment_utils.errors import Interrupted, SnapshotError, TrainingError, UserError
+from experiment_utils.errors import Interrupted, OptionError, SnapshotError, TrainingError, UserError
 from experiment_utils.files import load_tensors, save_tensors
 from experiment_utils.runs import progress, stop_signals
-from hessian_penalty_pytorch import full_float32, hessian_penalty
+from hessian_penalty_pytorch import full_float32, hessian_penalty, orojar_penalty
 
 STATE_FORMAT = "direction-discovery-1"
 BATCH, PROBE = 2, 3  # what a draw is for: the last part of its seed
@@ -44,26 +44,79 @@ def penalty(G, Q, z, w, y, epsilon=0.1, k=2, directions=None):
     :param w: [N, ndirs], positions along the directions.
     :param directions: [k, N, ndirs] of ±1, the draws of the estimator; None: drawn by PyTorch's own generator.
     """
-
-    def along_directions(w):
-        return G(z + w @ Q, y)
-
-    return hessian_penalty(along_directions, w, k, epsilon, reduction=torch.mean, directions=directions)
+    return hessian_penalty(in_w(G, Q, z, y), w, k, epsilon, reduction=torch.mean, directions=directions)
 
 
-# What can be minimised over A, by name: functions with the arguments of `penalty` that return a scalar.
-OBJECTIVES = {"hessian_penalty": penalty}
+def in_w(G, Q, z, y):
+    """The function w -> G(z + wQ, y)."""
+    return lambda w: G(z + w @ Q, y)
+
+
+def orojar(G, Q, z, w, y, epsilon=0.1, k=2, directions=None):
+    """The OroJaR penalty (Wei et al., ICCV 2021) of w -> G(z + wQ, y) at w: with J its Jacobian, 2 Σ_{i≠j} (J_iᵀJ_j)².
+
+    Averaged over samples; J_iᵀJ_j is a sum over the elements of the image. The parameters are those of `penalty`.
+    """
+    return orojar_penalty(in_w(G, Q, z, y), w, k, epsilon, reduction=torch.mean, directions=directions)
+
+
+def diagonal(G, Q, z, w, y, epsilon=0.1, k=2, directions=None):
+    """Σ_i (q_iᵀHq_i)², to be maximised; q_i the rows of Q, H the Hessian of G in z.
+
+    An objective of this project, not of the paper, for as many orthonormal directions as there are dimensions in all.
+
+    For such a Q, and v a vector of random signs, the penalty is
+
+        Var_v(vᵀQHQᵀv) = 2 (‖QHQᵀ‖²_F − Σ_i (q_iᵀHq_i)²) = 2 (‖H‖²_F − Σ_i (q_iᵀHq_i)²)
+
+    (H within the search space) for every element of the image. Since a rotation leaves ‖H‖_F as it is, the penalty at a
+    point is lowest where the sum is highest; and the sum takes one row a sample, three passes of G, the middle one
+    without gradient, instead of the variance of two random vectors. The point z + wQ itself counts as given: it is
+    detached. With fewer directions than dimensions ‖QHQᵀ‖_F depends on Q, and without orthonormalisation so does it:
+    the sum would then grow on directions that change the images much, diagonal or not, so `Discovery` refuses both.
+
+    :param epsilon: steps have the length epsilon · √ndirs, that of the penalty's vectors of signs.
+    :param k: not used.
+    :param directions: [1, N, ndirs], one-hot: the row that each sample takes; None: drawn.
+    The other parameters, and the average over samples and elements, are those of `penalty`.
+    """
+    if directions is None:
+        directions = draw_axes(len(w), len(Q), None)
+    second_derivatives = along_rows(G, Q, z, w, y, epsilon, directions[0].to(w))
+    return len(Q) * second_derivatives.square().mean()
+
+
+def along_rows(G, Q, z, w, y, epsilon, rows):
+    """q_aᵀHq_a by central differences, of the shape of the images; `rows` one-hot [N, ndirs]: the a of each sample.
+
+    Differentiable with respect to Q as far as the steps depend on it, not the point in their middle.
+    """
+    length = epsilon * math.sqrt(len(Q))
+    with full_float32(), torch.autocast(z.device.type, enabled=False):
+        point, step = (z + w @ Q).detach(), length * (rows @ Q)
+        with torch.no_grad():
+            centre = G(point, y)
+        plus, minus = G(point + step, y), G(point - step, y)
+        return ((plus - centre) + (minus - centre)) / length**2
+
+
+# What can be optimised over A, by name: functions with the arguments of `penalty` that return a scalar to be minimised,
+# or, of the names below, maximised.
+OBJECTIVES = {"hessian_penalty": penalty, "orojar": orojar, "diagonal": diagonal}
+MAXIMISED = {"diagonal"}
 
 # ----------------------------------------------------------------------------------------------------------------------
 # A scale-free measure
 
 
-def diagonalness(G, Q, z, w, y, epsilon=0.1, k=2, directions=None, axes=None):
+def diagonal_share(G, Q, z, w, y, epsilon=0.1, k=2, directions=None, axes=None):
     """How diagonal the Hessian of w -> G(z + wQ, y) is, whatever its scale: Σ_i H_ii² / Σ_ij H_ij², from 0 to 1.
 
     Numerator and denominator are summed over samples and the elements of the image before they are divided, so that an
     element counts by the energy of its Hessian. 1: diagonal. Unlike the penalty, it does not improve when the images
-    merely change less.
+    merely change less. (Not to be mixed up with `diagonalness` of hessian_penalty_pytorch, the ratio of mean |H_ii| to
+    mean |H_ij|, from 0 to ∞ and about √2 where directions are mixed at random. The share at random is 3 / (n + 2) for
+    Hessians of rank one, 2 / (n + 1) for random symmetric ones.)
 
     Both sums are estimated by central differences: Σ_{i≠j} H_ij² is half the Hessian Penalty, and Σ_i H_ii² is
     ndirs · H_aa² for a uniformly drawn axis a. The steps of both have the same length, epsilon · √ndirs, that of the
@@ -85,11 +138,7 @@ def hessian_energy(G, Q, z, w, y, epsilon, k, directions, axes):
     if axes is None:
         axes = even_axes(len(w), ndirs, None)
     off_diagonal = penalty(G, Q, z, w, y, epsilon, k, directions) / 2
-    step = epsilon * math.sqrt(ndirs)  # the length of the penalty's steps
-    x = step * torch.nn.functional.one_hot(axes.to(w.device), ndirs).to(w)
-    with full_float32():
-        plus, minus, centre = (G(z + position @ Q, y) for position in (w + x, w - x, w))
-    H_aa = ((plus - centre) + (minus - centre)) / step**2
+    H_aa = along_rows(G, Q, z, w, y, epsilon, torch.nn.functional.one_hot(axes.to(w.device), ndirs).to(w))
     return (ndirs * H_aa.square().mean()).item(), off_diagonal.item()
 
 
@@ -97,6 +146,16 @@ def even_axes(count, ndirs, generator):
     """`count` random axes, int64: every one of ndirs appears as often as any other, within 1."""
     rounds = [torch.randperm(ndirs, generator=generator) for _ in range(-(-count // ndirs))]
     return torch.cat(rounds)[:count]
+
+
+def draw_signs(k, count, ndirs, generator):
+    """[k, count, ndirs] of ±1: the vectors of the penalties."""
+    return torch.randint(2, [k, count, ndirs], generator=generator).float() * 2 - 1
+
+
+def draw_axes(count, ndirs, generator):
+    """[1, count, ndirs], one-hot, as evenly as can be: the rows of `diagonal`."""
+    return torch.nn.functional.one_hot(even_axes(count, ndirs, generator), ndirs).float()[None]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -111,18 +170,17 @@ class Settings:
     batch_size: int = 64  # samples a step, over all processes
     path_size: float = 5.0  # largest distance along a direction
     epsilon: float = 0.1  # step of the finite differences
-    k: int = 2  # draws of the estimator
+    k: int = 2  # draws of the penalties' estimators
     ortho: bool = True  # Q is A orthonormalised; False: A itself
     fix_class: int = None  # class of all samples; None: drawn
     seed: int = 0  # of every draw
-    objective: str = "hessian_penalty"  # of OBJECTIVES
+    objective: str = "hessian_penalty"  # name in OBJECTIVES
     microbatch: int = None  # samples to go through G at once; None: a quarter of the batch
 
 
 Batch = collections.namedtuple("Batch", "z w y directions")
-Batch.__doc__ = (
-    """What a step draws: z [N, dim_z], w [N, ndirs], y int64 [N] or None, directions [k, N, ndirs] of ±1."""
-)
+Batch.__doc__ = """What a step draws: z [N, dim_z], w [N, ndirs], y int64 [N] or None, and the objective's directions:
+    signs [k, N, ndirs], or for `diagonal` axes [1, N, ndirs], one-hot."""
 
 
 def draw(G, ndirs, settings, step, purpose=BATCH):
@@ -132,19 +190,31 @@ def draw(G, ndirs, settings, step, purpose=BATCH):
     z = torch.randn(N, G.dim_z, generator=generator)
     index = torch.randint(ndirs, [N], generator=generator)
     distance = settings.path_size * (2 * torch.rand(N, 1, generator=generator) - 1)
-    signs = torch.randint(2, [k, N, ndirs], generator=generator).float() * 2 - 1
+    axes = settings.objective == "diagonal"
+    vectors = draw_axes(N, ndirs, generator) if axes else draw_signs(k, N, ndirs, generator)
     if settings.fix_class is None:
         y = G.random_classes(N, generator)
     else:
         y = torch.full([N], settings.fix_class, dtype=torch.int64)
-    return Batch(z, torch.nn.functional.one_hot(index, ndirs) * distance, y, signs)
+    return Batch(z, torch.nn.functional.one_hot(index, ndirs) * distance, y, vectors)
 
 
 def part(batch, samples, device):
     """Return the given samples (a slice) of a Batch, on the device."""
-    z, w, y, signs = batch
+    z, w, y, vectors = batch
     y = None if y is None else y[samples].to(device)
-    return Batch(z[samples].to(device), w[samples].to(device), y, signs[:, samples].to(device))
+    return Batch(z[samples].to(device), w[samples].to(device), y, vectors[:, samples].to(device))
+
+
+def check_square(A, space, ortho):
+    """Raise OptionError unless the directions are orthonormal, and as many as their search space has dimensions."""
+    if not ortho:
+        raise OptionError("--objective diagonal: needs orthonormal directions; leave --no_ortho out")
+    if len(A) != space.width:
+        raise OptionError(
+            f"--objective diagonal: needs as many directions as {space} has dimensions, {space.width}, not {len(A)}; "
+            f"say --ndirs {space.width}, or choose another --objective"
+        )
 
 
 class Discovery:
@@ -153,9 +223,13 @@ class Discovery:
     G           biggan.frozen.FrozenGenerator
     A           float32 [ndirs, space.width] to begin with
     workers     the processes that share each batch; all of them hold the same A
+
+    Raises OptionError for an objective that these directions cannot have.
     """
 
     def __init__(self, G, A, space, settings, workers=None):
+        if settings.objective == "diagonal":
+            check_square(A, space, settings.ortho)
         self.G, self.space, self.settings = G, space, settings
         self.workers = workers or Workers()
         self.A = A.detach().to(G.device, torch.float32).clone().requires_grad_()
@@ -193,13 +267,13 @@ class Discovery:
         """Return one tensor: what these samples add to the gradient with respect to Q, to the value; and `stop`."""
         settings = self.settings
         Q = Q.detach().requires_grad_()
-        z, w, y, signs = part(batch, samples, self.G.device)
-        loss = OBJECTIVES[settings.objective](self.G, Q, z, w, y, settings.epsilon, settings.k, signs)
-        if not loss.requires_grad:
+        z, w, y, vectors = part(batch, samples, self.G.device)
+        value = OBJECTIVES[settings.objective](self.G, Q, z, w, y, settings.epsilon, settings.k, vectors)
+        if not value.requires_grad:
             raise UserError(f"{self.G.name}: its images have no gradient with respect to z (a detach, a no_grad?)")
-        loss = loss * (len(z) / settings.batch_size)
-        (gradient,) = torch.autograd.grad(loss, Q)
-        return torch.cat([gradient.flatten(), loss.detach().reshape(1), loss.new_tensor([float(stop)])])
+        value = value * (len(z) / settings.batch_size)
+        (gradient,) = torch.autograd.grad(-value if settings.objective in MAXIMISED else value, Q)
+        return torch.cat([gradient.flatten(), value.detach().reshape(1), value.new_tensor([float(stop)])])
 
     def _parts(self, samples=None):
         """Cut a slice of samples (default: this process's) into parts: slices of `microbatch` samples."""
@@ -208,12 +282,13 @@ class Discovery:
         return [slice(i, min(i + size, samples.stop)) for i in range(samples.start, samples.stop, size)]
 
     @torch.no_grad()
-    def diagonalness(self):
-        """The diagonal-ness of G along the present directions, at samples that are the same whenever it is called.
+    def diagonal_share(self):
+        """The `diagonal_share` of G along the present directions, at samples that are the same whenever it is called.
 
-        At least PROBE_SAMPLES, and as many on each axis: whatever the batch size, no direction goes unseen.
+        At least PROBE_SAMPLES, and as many on each axis: whatever the batch size, no direction goes unseen. They do not
+        depend on the objective.
         """
-        Q, settings = self.Q(), self.settings
+        Q, settings = self.Q(), dataclasses.replace(self.settings, objective="hessian_penalty")
         count = -(-max(PROBE_SAMPLES, settings.batch_size) // len(Q)) * len(Q)
         batch = draw(self.G, len(Q), dataclasses.replace(settings, batch_size=count), 0, PROBE)
         axes = torch.arange(count) % len(Q)
@@ -323,7 +398,7 @@ def discover(
                 raise TrainingError(f"{error}; stopped, the last good A is {saved()}") from None
             done = discovery.steps == steps
             recent.append(value)
-            bar.set_postfix_str(f"penalty {value:.4g}", refresh=False)
+            bar.set_postfix_str(f"{discovery.settings.objective} {value:.4g}", refresh=False)
             bar.update()
             if is_main and (discovery.steps % REPORT_EVERY == 0 or discovery.steps == 1 or done):
                 now = time.perf_counter()
@@ -346,7 +421,7 @@ def _report(discovery, recent, seconds, done, log, reporter):
     scalars = {f"discovery/{name}": value, "timing/steps_per_second": rate}
     line = f"step {steps:<7d} {name} {value:<11.5g} {rate:.3g} steps/s"
     if steps == 1 or steps % PROBE_EVERY == 0 or done:
-        scalars["discovery/diagonalness"] = discovery.diagonalness()
+        scalars["discovery/diagonalness"] = discovery.diagonal_share()
         line += f"   diagonal-ness {scalars['discovery/diagonalness']:.4f}"
     log(line)
     if reporter is not None:

@@ -1,6 +1,7 @@
 """compare_directions.py: what it prints and writes, where it finds things, what it refuses."""
 
 import csv
+import json
 import os
 
 import numpy as np
@@ -91,6 +92,26 @@ def test_the_numbers_tell_the_true_directions_from_others(command, files, tmp_pa
     assert float(random["penalty_std"]) == pytest.approx(np.std(of_random, ddof=1))
 
 
+def test_files_are_told_apart_by_the_objective_of_their_runs(command, files, tmp_path, capfd):
+    paths = [str(files / "hp0.pt")]
+    for run_name, flags in [
+        ("a", {"objective": "diagonal"}), ("b", {"objective": "diagonal"}), ("c", {"objective": "orojar"}),
+        ("d", {"objective": "my_own"}), ("e", {}),
+    ]:  # fmt: skip
+        (tmp_path / run_name).mkdir()
+        (tmp_path / run_name / "options.json").write_text(json.dumps({"flags": flags}))
+        paths.append(str(tmp_path / run_name / "A.pt"))
+        directions.save(paths[-1], planted.rotation()[:3])
+    command.main([*GAUGES, *QUICK, "--load_A", *paths, "--out_dir", str(tmp_path / "out")])
+    rows = read_csv(tmp_path / "out" / "planted_Gauges-methods.csv")
+    found = {row["method"]: int(row["sets"]) for row in rows}
+    names = ["Hessian Penalty", "diagonal objective", "OroJaR penalty", "my_own"]
+    assert list(found)[:5] == [*names, "random"] and list(found.values())[:4] == [2, 2, 1, 1]
+    lines = capfd.readouterr().out.splitlines()
+    asked = [line for line in lines if line.startswith("Are the")]
+    assert asked == [f"Are the directions of the {name} the best?" for name in names]
+
+
 def test_without_factors_one_line_says_so(command, files, tmp_path, capfd):
     arguments = ["--G_path", "planted:Unconditional", "--device", "cpu", *QUICK, "--out_dir", str(tmp_path)]
     command.main([*arguments, "--load_A", str(files / "hp0.pt")])
@@ -142,6 +163,9 @@ def bad_files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bad")
     for name, A in (("narrow", torch.eye(2, 4)), ("two", torch.eye(2, 6)), ("three", torch.eye(3, 6))):
         directions.save(str(folder / f"{name}.pt"), A)
+    (folder / "broken").mkdir()
+    (folder / "broken" / "options.json").write_text("{")
+    directions.save(str(folder / "broken" / "three.pt"), torch.eye(3, 6))
     images, factors = planted.data(60, seed=0)
     FactorRegressor.fit(images[:, ::2, ::2], factors, planted.INFO).save(str(folder / "small.safetensors"))
     return folder
@@ -161,6 +185,7 @@ def bad_files(tmp_path_factory):
             ["--load_A", "three.pt", "--regressor", "small.safetensors"],
             ["small.safetensors", "(8, 8, 3)", "(16, 16, 3)"],
         ),
+        (["--load_A", "broken/three.pt"], ["options.json", "not valid JSON"]),
         (["--load_A", "three.pt", "--baseline_seeds", "-1"], ["--baseline_seeds -1"]),
         (["--load_A", "three.pt", "--penalty_samples", "1"], ["--penalty_samples 1"]),
     ],

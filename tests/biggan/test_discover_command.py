@@ -71,7 +71,16 @@ def classes_path(tmp_path_factory):
         ("--save_every 0", "--save_every 0: must be greater than 0"),
         ("--experiment_name a/b", "--experiment_name a/b: must be the name of one folder"),
         ("--experiment_name ..", "--experiment_name ..: must be the name of one folder"),
-        ("--objective entropy", "--objective entropy: there is hessian_penalty"),
+        ("--objective entropy", "--objective entropy: there is diagonal, hessian_penalty, orojar"),
+        ("--objective diagonal --no_ortho", "--objective diagonal: needs orthonormal directions; leave --no_ortho out"),
+        (
+            "--objective diagonal --ndirs 7",
+            "--objective diagonal: needs as many directions as z[0:8] has dimensions, 8",
+        ),
+        (
+            "--objective diagonal --num_rademacher_samples 4",
+            "--num_rademacher_samples: --objective diagonal samples no",
+        ),
         ("--load_A nothing.pt", "nothing.pt: no such file"),
         ("--resume", "--resume: no experiment "),
         ("--device cuda:77", "--device cuda:77: "),
@@ -187,6 +196,18 @@ def test_tensorboard_has_the_curves(command, tmp_path):
         "discovery/diagonalness": [1, 130],
         "timing/steps_per_second": [1, 100, 130],
     }
+
+
+@pytest.mark.parametrize("objective", ["diagonal", "orojar"])
+def test_other_objectives(command, tmp_path, objective):
+    status, out, _ = command(f"{SEPARABLE} --steps 12 --objective {objective} --epsilon 0.2")
+    expected = start(Separable(8, squashed=True), objective=objective, epsilon=0.2, batch_size=8)
+    for _ in range(12):
+        expected.step()
+    (line,) = [line for line in out.splitlines() if line.startswith("step 12")]
+    assert status == 0 and f" {objective} " in line and f"diagonal-ness {expected.diagonal_share():.4f}" in line
+    path = str(tmp_path / "results" / "discovery" / "A_000012.pt")
+    assert torch.equal(torch.load(path, weights_only=True), expected.A.detach())
 
 
 def test_an_existing_experiment_is_not_overwritten(command, tmp_path):

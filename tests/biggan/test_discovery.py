@@ -1,6 +1,7 @@
 """discovery.py against closed forms, a dense Hessian, and the algorithm written out plainly."""
 
 import collections
+import dataclasses
 import math
 import os
 import signal
@@ -11,10 +12,10 @@ import torch
 from separable import Separable, start
 
 from biggan import directions, discovery
-from biggan.discovery import Settings, diagonalness, draw, penalty
+from biggan.discovery import Settings, diagonal, diagonal_share, draw, orojar, penalty
 from biggan.frozen import FrozenGenerator
-from experiment_utils.errors import Interrupted, SnapshotError, TrainingError, UserError
-from hessian_penalty_pytorch import hessian_penalty
+from experiment_utils.errors import Interrupted, OptionError, SnapshotError, TrainingError, UserError
+from hessian_penalty_pytorch import hessian_penalty, orojar_penalty
 
 
 class Quadratic:
@@ -70,6 +71,102 @@ def test_the_penalty_draws_directions_of_its_own():
     assert abs(value / (2 * off_diagonal / 5) - 1) < 0.05
 
 
+def test_orojar_is_that_of_the_jacobian_in_w():
+    """For a linear G it is QB, and ||QB'v||² exact at any epsilon; averaged over samples, summed over the image."""
+    N, Q, B, v = 5, normal(3, 6), normal(6, 2, 2), signs(4, 5, 3)
+    value = orojar(
+        lambda z, y: torch.einsum("ni,ijk->njk", z, B), Q, normal(N, 6), normal(N, 3), None, 0.3, 4, directions=v
+    )
+    expected = ((v @ Q) @ B.flatten(1)).square().sum(2).var(dim=0, unbiased=True).mean()
+    torch.testing.assert_close(value, expected, rtol=1e-8, atol=0)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The diagonal objective
+
+
+def axes(count, ndirs):
+    """[1, count, ndirs]: one axis after the other."""
+    return torch.nn.functional.one_hot(torch.arange(count) % ndirs, ndirs)[None].double()
+
+
+def test_diagonal_is_the_sum_of_squares_on_the_diagonal():
+    """For a quadratic G second differences are exact at any epsilon; its gradient is that of the closed form."""
+    G, N, ndirs, dim_z = Quadratic(6), 8, 4, 6
+    z, w, row = normal(N, dim_z), normal(N, ndirs), axes(N, ndirs)
+    results = []
+    for value in (
+        lambda Q: diagonal(G, Q, z, w, torch.arange(N), epsilon=0.3, directions=row),
+        lambda Q: torch.diagonal(Q @ G.M @ Q.T, dim1=1, dim2=2).square().sum(1).mean(),
+    ):
+        leaf = normal(ndirs, dim_z).requires_grad_()
+        results.append((value(leaf), torch.autograd.grad(value(leaf), leaf)[0]))
+    (ours, gradient), (expected, expected_gradient) = results
+    torch.testing.assert_close(ours, expected, rtol=1e-8, atol=0)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-7, atol=1e-7 * float(expected_gradient.abs().max()))
+
+
+def test_diagonal_has_no_gradient_by_way_of_the_point():
+    """Of a G whose Hessian changes from point to point: that of the steps alone, by finite differences."""
+    Q, z, w, row = normal(3, 3), normal(6, 3), normal(6, 3, seed=2), axes(6, 3)
+    point = z + w @ Q
+
+    def at_the_same_point(Q):
+        return diagonal(smooth, Q, point - w @ Q, w, None, directions=row).item()
+
+    leaf = Q.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(diagonal(smooth, leaf, z, w, None, directions=row), leaf)
+    for i, j in ((0, 0), (1, 2), (2, 1)):
+        change = torch.zeros_like(Q)
+        change[i, j] = 1e-4
+        slope = (at_the_same_point(Q + change) - at_the_same_point(Q - change)) / 2e-4
+        assert gradient[i, j].item() == pytest.approx(slope, rel=1e-4, abs=1e-4)
+
+
+def test_a_rotation_moves_energy_between_penalty_and_diagonal():
+    """The identity behind it: penalty + 2 · diagonal = 2 ||H||², for any rotation; every draw of both is taken."""
+    n, G = 4, Quadratic(4)
+    every = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * n)
+    first, second = (i.flatten() for i in torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij"))
+    pairs, point, y = torch.stack([every[first], every[second]]), torch.zeros(256, n).double(), torch.zeros(256)
+    terms = []
+    for seed in (1, 2):
+        Q = directions.orthonormalise(normal(n, n, seed=seed))
+        off, on = (
+            penalty(G, Q, point, point, y, directions=pairs),
+            diagonal(G, Q, point, point, y, directions=axes(256, n)),
+        )
+        assert off + 2 * on == pytest.approx(2 * float(G.M.square().sum()) / 5, rel=1e-6)
+        terms.append(float(on))
+    assert abs(terms[0] / terms[1] - 1) > 0.05
+
+
+def test_diagonal_is_computed_in_full_precision_whatever_the_caller_s():
+    G = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 8))
+    z, w, Q, row = normal(8, 4).float(), normal(8, 4, seed=2).float(), normal(4, 4).float(), axes(8, 4).float()
+    results = []
+    for enabled in (False, True):
+        leaf = Q.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            value = diagonal(lambda z, y: G(z), leaf, z, w, None, directions=row)
+        results.append((value.detach(), torch.autograd.grad(value, leaf)[0]))
+    for plain, autocast in zip(*results):
+        torch.testing.assert_close(autocast, plain, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings, ndirs, said",
+    [
+        ({"ortho": False}, 6, "--objective diagonal: needs orthonormal directions; leave --no_ortho out"),
+        ({}, 5, "--objective diagonal: needs as many directions as z[0:6] has dimensions, 6, not 5; say --ndirs 6"),
+    ],
+)
+def test_diagonal_is_refused_where_its_identity_does_not_hold(settings, ndirs, said):
+    with pytest.raises(OptionError) as refused:
+        start(Separable(6), ndirs, objective="diagonal", **settings)
+    assert str(refused.value).startswith(said)
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Diagonal-ness
 
@@ -80,7 +177,7 @@ def smooth(z, y=None):
     return torch.sin(mixed) + torch.tanh(z[:, :1] + 0.5 * z[:, 1:2] * z[:, 2:3])
 
 
-def test_diagonalness_is_that_of_the_dense_hessian():
+def test_diagonal_share_is_that_of_the_dense_hessian():
     """Every axis with every pair of directions: an unbiased estimator's average is then the thing itself."""
     ndirs, points = 3, 5
     Q, z, w = normal(ndirs, 3), normal(points, 3), normal(points, ndirs, seed=2)
@@ -99,35 +196,35 @@ def test_diagonalness_is_that_of_the_dense_hessian():
     axes = torch.arange(ndirs).repeat(points * 64)
     pairs = torch.stack([every[first], every[second]]).repeat(1, points, 1).repeat_interleave(ndirs, dim=1)
     rows = torch.arange(points).repeat_interleave(64 * ndirs)
-    value = diagonalness(smooth, Q, z[rows], w[rows], None, epsilon=1e-3, directions=pairs, axes=axes)
+    value = diagonal_share(smooth, Q, z[rows], w[rows], None, epsilon=1e-3, directions=pairs, axes=axes)
     assert 0.1 < diagonal / total < 0.9
     assert value == pytest.approx(diagonal / total, rel=1e-4)
 
 
-def test_diagonalness_is_1_for_a_separable_generator_and_knows_no_scale():
+def test_diagonal_share_is_1_for_a_separable_generator_and_knows_no_scale():
     N, Q = 40, torch.eye(3, dtype=torch.float64)
     z, w = normal(N, 3), normal(N, 3)
-    separable = diagonalness(lambda z, y: torch.sin(z), Q, z, w, None, epsilon=0.01)
+    separable = diagonal_share(lambda z, y: torch.sin(z), Q, z, w, None, epsilon=0.01)
     assert separable == pytest.approx(1, abs=1e-6)
     draws = {"directions": signs(2, N, 3), "axes": torch.arange(N) % 3}
-    small, large = (diagonalness(lambda z, y, s=s: s * smooth(z), Q, z, w, None, **draws) for s in (1, 1000))
+    small, large = (diagonal_share(lambda z, y, s=s: s * smooth(z), Q, z, w, None, **draws) for s in (1, 1000))
     assert 0 < small < 1 and large == pytest.approx(small, rel=1e-6)
 
 
-def test_diagonalness_during_a_run_looks_at_every_direction():
+def test_diagonal_share_during_a_run_looks_at_every_direction():
     """Whatever the batch size: the samples of a batch of 1 would see one axis, the same every time."""
-    one, many = (start(Separable(8, squashed=True), batch_size=size).diagonalness() for size in (1, 64))
+    one, many = (start(Separable(8, squashed=True), batch_size=size).diagonal_share() for size in (1, 64))
     assert one == pytest.approx(many, rel=1e-3)
 
 
 @pytest.mark.parametrize("epsilon", [0.02, 0.3])
-def test_diagonalness_of_a_relu_network_in_random_directions(epsilon):
+def test_diagonal_share_of_a_relu_network_in_random_directions(epsilon):
     """Kinks across random directions u: Hessians c·uu', of which 3 / (n + 2) is on the diagonal, whatever the step."""
     n, width, N = 12, 256, 2000
     u = normal(n, width).float()
     u, offsets, out = u / u.norm(dim=0), 3 * normal(width, seed=2).float(), normal(width, 8, seed=3).float()
     draws = {"directions": signs(2, N, n), "axes": torch.arange(N) % n}
-    value = diagonalness(
+    value = diagonal_share(
         lambda z, y: torch.relu(z @ u + offsets) @ out, torch.eye(n), normal(N, n, seed=4).float(), torch.zeros(N, n),
         None, epsilon, **draws,
     )  # fmt: skip
@@ -185,6 +282,26 @@ def test_draws_are_a_function_of_seed_and_step():
             assert not torch.equal(first, second), name
 
 
+def test_the_bits_of_a_step_s_draws():
+    """What is drawn, in which order: a run of today goes on from one of an older version."""
+    G, settings = FrozenGenerator(Classes(), "classes"), Settings(batch_size=10, path_size=2.0, k=3, seed=4)
+    draws = directions.generator(4, 7, discovery.BATCH)
+    z = torch.randn(10, 6, generator=draws)
+    index = torch.randint(6, [10], generator=draws)
+    w = torch.nn.functional.one_hot(index, 6) * (2.0 * (2 * torch.rand(10, 1, generator=draws) - 1))
+    state = draws.get_state()
+    v = torch.randint(2, [3, 10, 6], generator=draws).float() * 2 - 1
+    y = torch.randint(3, (10,), generator=draws)
+    for ours, expected in zip(draw(G, 6, settings, 7), (z, w, y, v)):
+        assert torch.equal(ours, expected)
+    draws.set_state(state)
+    rows = discovery.even_axes(10, 6, draws)
+    ours = draw(G, 6, dataclasses.replace(settings, objective="diagonal"), 7)
+    assert torch.equal(ours.z, z) and torch.equal(ours.w, w)
+    assert torch.equal(ours.directions, torch.nn.functional.one_hot(rows, 6)[None].float())
+    assert torch.equal(ours.y, torch.randint(3, (10,), generator=draws))
+
+
 def test_a_fixed_class():
     G = FrozenGenerator(Classes(), "classes")
     assert draw(G, 4, Settings(fix_class=2), 0).y.tolist() == [2] * 64
@@ -209,16 +326,24 @@ def plain_step(module, A, optimiser, batch, settings, space):
         [torch.cat([row.new_zeros(space.begin), row, row.new_zeros(space.dim_z - space.end)]) for row in rows]
     )
     classes = [] if y is None else [y]
-    value = hessian_penalty(
-        lambda w: module(z.double() + w @ Q, *classes),
-        w.double(),
-        k=settings.k,
-        epsilon=settings.epsilon,
-        reduction=torch.mean,
-        directions=v,
-    )
+
+    if settings.objective == "diagonal":
+        point, along = (z.double() + w.double() @ Q).detach(), v[0].double() @ Q
+        length = settings.epsilon * len(A) ** 0.5
+        images = [module(point + sign * length * along, *classes) for sign in (1, 0, -1)]
+        value = len(A) * ((images[0] - 2 * images[1] + images[2]) / length**2).square().mean()
+    else:
+        function = {"hessian_penalty": hessian_penalty, "orojar": orojar_penalty}[settings.objective]
+        value = function(
+            lambda w: module(z.double() + w @ Q, *classes),
+            w.double(),
+            k=settings.k,
+            epsilon=settings.epsilon,
+            reduction=torch.mean,
+            directions=v,
+        )
     optimiser.zero_grad()
-    value.backward()
+    (-value if settings.objective == "diagonal" else value).backward()
     optimiser.step()
     return value.item()
 
@@ -231,6 +356,9 @@ def plain_step(module, A, optimiser, batch, settings, space):
         (Classes, 3, "all", {"ortho": False, "microbatch": 5}),
         (Classes, 5, "all", {"k": 3, "epsilon": 0.2, "batch_size": 30, "microbatch": 30, "seed": 8}),
         (lambda: Separable(6, squashed=True), 3, "2:6", {"batch_size": 7}),
+        (Classes, 4, "all", {"objective": "orojar"}),
+        (Classes, 6, "all", {"objective": "diagonal", "microbatch": 5}),
+        (Classes, 4, "1:5", {"objective": "diagonal", "fix_class": 1, "path_size": 2.0, "epsilon": 0.3}),
     ],
 )
 def test_steps_are_those_of_the_plain_algorithm(module, ndirs, search, settings):
@@ -256,7 +384,7 @@ def test_the_caller_s_precision_and_random_state_are_left_alone():
     torch.manual_seed(3)
     try:
         ours.step()
-        ours.diagonalness()
+        ours.diagonal_share()
         assert torch.get_float32_matmul_precision() == "medium"
         after = torch.rand(1)
         torch.manual_seed(3)
@@ -268,7 +396,7 @@ def test_the_caller_s_precision_and_random_state_are_left_alone():
 def test_looking_at_a_run_does_not_change_it():
     seen, unseen = start(Separable(4), batch_size=8), start(Separable(4), batch_size=8)
     for _ in range(5):
-        first, second = seen.diagonalness(), seen.diagonalness()
+        first, second = seen.diagonal_share(), seen.diagonal_share()
         assert first == second
         seen.step()
         unseen.step()
@@ -365,17 +493,16 @@ def test_a_run_and_what_it_leaves(tmp_path):
     assert torch.equal(torch.load(path, weights_only=True), again.A.detach())
     assert sorted(reporter.logged) == [1, 100, 200, 250] and len(lines) == 4
     assert reporter.logged[200]["discovery/hessian_penalty"] == pytest.approx(np.mean(values[100:200]))
-    assert reporter.logged[250]["discovery/diagonalness"] == again.diagonalness()
+    assert reporter.logged[250]["discovery/diagonalness"] == again.diagonal_share()
     assert all(scalars["timing/steps_per_second"] > 0 for scalars in reporter.logged.values())
 
 
-def test_a_resumed_run_continues_with_the_same_bits(tmp_path):
-    whole = start(Separable(4, squashed=True), batch_size=8)
+@pytest.mark.parametrize("objective", sorted(discovery.OBJECTIVES))
+def test_a_resumed_run_continues_with_the_same_bits(tmp_path, objective):
+    whole, first, second = (start(Separable(4, squashed=True), batch_size=8, objective=objective) for _ in range(3))
     for _ in range(30):
         whole.step()
-    first = start(Separable(4, squashed=True), batch_size=8)
     discovery.discover(first, str(tmp_path), lambda line: None, steps=17)
-    second = start(Separable(4, squashed=True), batch_size=8)
     second.restore(*discovery.saved_state(str(tmp_path), 4))
     assert second.steps == 17 and torch.equal(first.A, second.A)
     discovery.discover(second, str(tmp_path), lambda line: None, steps=30)
