@@ -84,33 +84,13 @@ def hessian_penalty(
         precision, or changing in number from pass to pass.
     """
     batch = _check(z, k, epsilon, directions, batch_kwargs, G_kwargs)
-    passes = _check_options(reduction, batched, memory, chunk_size, select)
     differences = functools.partial(*((_exact_differences, G) if exact else (_second_differences, G, epsilon)))
-    variances = functools.partial(_variances, differences)
-    with _float32(batch.z):
-        if select:
-            penalties = _of_selected_samples(variances, reduction, batch, passes, 1 if exact else epsilon**2)
-        elif chunk_size and chunk_size < len(z):
-            penalties = _of_chunks(variances, reduction, batch, passes, chunk_size)
-        else:
-            penalties = [reduction(variance) for variance in variances(batch, passes)]
+    unit = 1 if exact else epsilon**2
+    penalties = _penalties(differences, batch, reduction, batched, memory, chunk_size, select, unit)
     if exact and not _is_recorded() and not any(penalty.detach().any() for penalty in penalties):
         message = "exact=True: every penalty is exactly 0, as on piecewise linear networks; use exact=False for those"
         warnings.warn(message, stacklevel=2)
     return penalties if return_separately else sum(penalties)
-
-
-def _variances(differences, batch, passes):
-    """The unbiased variance of k numbers s_i from the k − 1 differences s_i − s_0, for each element of each activation.
-
-    differences(batch, passes) yields them, each a list with a tensor for each activation. Only sums are kept.
-    """
-    k, sums, squares = 1, [], []
-    for of_one in differences(batch, passes):
-        k += 1
-        sums = [total + d for total, d in zip(sums, of_one)] or of_one
-        squares = [total + d * d for total, d in zip(squares, of_one)] or [d * d for d in of_one]
-    return [(square - total * total / k) / (k - 1) for square, total in zip(squares, sums)]
 
 
 def _second_differences(G, epsilon, batch, passes):
@@ -124,6 +104,31 @@ def _second_differences(G, epsilon, batch, passes):
 def _both_ways(z, steps):
     """What G gets, one pass after the other: z + x_0, z − x_0, z + x_1, …"""
     return [(position,) for x in steps for position in (z + x, z - x)]
+
+
+def _penalties(differences, batch, reduction, batched, memory, chunk_size, select=False, unit=1):
+    """The reduced variances of each activation. For differences see `_variances`, for unit `_of_selected_samples`."""
+    passes = _check_options(reduction, batched, memory, chunk_size, select)
+    variances = functools.partial(_variances, differences)
+    with _float32(batch.z):
+        if select:
+            return _of_selected_samples(variances, reduction, batch, passes, unit)
+        if chunk_size and chunk_size < len(batch.z):
+            return _of_chunks(variances, reduction, batch, passes, chunk_size)
+        return [reduction(variance) for variance in variances(batch, passes)]
+
+
+def _variances(differences, batch, passes):
+    """The unbiased variance of k numbers s_i from the k − 1 differences s_i − s_0, for each element of each activation.
+
+    differences(batch, passes) yields them, each a list with a tensor for each activation. Only sums are kept.
+    """
+    k, sums, squares = 1, [], []
+    for of_one in differences(batch, passes):
+        k += 1
+        sums = [total + d for total, d in zip(sums, of_one)] or of_one
+        squares = [total + d * d for total, d in zip(squares, of_one)] or [d * d for d in of_one]
+    return [(square - total * total / k) / (k - 1) for square, total in zip(squares, sums)]
 
 
 def orojar_penalty(
@@ -140,13 +145,8 @@ def orojar_penalty(
     to a scalar. They grow with the activation's number of elements. Everything else is as in `hessian_penalty`.
     """
     batch = _check(z, k, epsilon, directions, batch_kwargs, G_kwargs)
-    passes = _check_options(reduction, batched, memory, chunk_size)
-    variances = functools.partial(_variances, functools.partial(_slope_differences, G, epsilon))
-    with _float32(batch.z):
-        if chunk_size and chunk_size < len(z):
-            penalties = _of_chunks(variances, reduction, batch, passes, chunk_size)
-        else:
-            penalties = [reduction(variance) for variance in variances(batch, passes)]
+    differences = functools.partial(_slope_differences, G, epsilon)
+    penalties = _penalties(differences, batch, reduction, batched, memory, chunk_size)
     return penalties if return_separately else sum(penalties)
 
 
@@ -280,21 +280,21 @@ def _of_selected_samples(variances, reduction, batch, passes, unit):
     is_random = _has_changed(random_state)
     _set_random_state(random_state)
     if len(batch.z) > len(of_all):
-        passes = _all_at_once if passes is _one_by_one else passes
+        few = _all_at_once if passes is _one_by_one else passes
         if _is_recorded():
-            return _of_own_row(variances(_rows(batch, rows), passes), reduction)
+            return _of_own_row(variances(_rows(batch, rows), few), reduction)
         with contextlib.suppress(RuntimeError, ValueError, IndexError):  # G may not take another batch size
             if not is_random:
-                penalties = _of_own_row(variances(_rows(batch, rows), passes), reduction)
+                penalties = _of_own_row(variances(_rows(batch, rows), few), reduction)
                 errors = (torch.stack(penalties).detach().sqrt() - maxima.sqrt()).abs()
                 rounding = 100 * torch.finfo(errors.dtype).eps * torch.stack(sizes) / unit
                 if not (errors > 0.01 * maxima.sqrt() + rounding).any():
                     return penalties
         message = "the selected samples do not reproduce their maxima, so all were differentiated"
         reasons = "mixes the samples of a batch, draws random numbers, or closes over a batch (see batch_kwargs)"
-        warnings.warn(f"select=True: {message}: G {reasons}", stacklevel=3)
+        warnings.warn(f"select=True: {message}: G {reasons}", stacklevel=4)
         _set_random_state(random_state)
-    return [reduction(variance) for variance in variances(batch, _one_by_one)]
+    return [reduction(variance) for variance in variances(batch, passes)]
 
 
 def _of_own_row(variances, reduction):
