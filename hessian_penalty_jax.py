@@ -136,8 +136,11 @@ def _variances(activations, z, directions, epsilon, exact, batched, memory):
 
 def _pivoted_difference(activations, z, epsilon, v_0, memory):
     """A function of v_i: ε² (s_i − s_0) for each activation."""
-    activations_once = jax.checkpoint(activations) if memory == "lean" else activations
-    plus_0, minus_0 = activations_once(z + epsilon * v_0), activations_once(z - epsilon * v_0)
+    if memory == "lean":  # a loop, which no compiler can turn into both passes at once
+        pivot = jax.lax.map(jax.checkpoint(activations), jnp.stack([z + epsilon * v_0, z - epsilon * v_0]))
+        plus_0, minus_0 = zip(*pivot)
+    else:
+        plus_0, minus_0 = activations(z + epsilon * v_0), activations(z - epsilon * v_0)
 
     def difference(v):
         passes = _same_count(plus_0, minus_0, activations(z + epsilon * v), activations(z - epsilon * v))
@@ -179,7 +182,7 @@ def _sums(d):
 
 
 def _sum_over(directions, terms, memory):
-    """The sum of the pytrees terms(v). Lean: a scan, which no compiler can turn into all passes at once."""
+    """The sum of the pytrees terms(v). Lean: a loop again, each step recomputed."""
     add = functools.partial(jax.tree_util.tree_map, jnp.add)
     if memory != "lean":
         return functools.reduce(add, map(terms, directions))
@@ -257,7 +260,8 @@ def diagonalness(G, z, epsilon=0.1, k=1, return_separately=False, *, key=None, a
     """Mean |H_aa| over mean |H_ab|, a ≠ b: how diagonal G's Hessian is, whatever its scale. Not differentiable.
 
     To log beside the penalty: a penalty that falls because activations shrink leaves it alone; one that falls because
-    the Hessian becomes diagonal raises it. About √2 where components are mixed at random, infinite when diagonal.
+    the Hessian becomes diagonal raises it. About √2 where components are mixed at random, infinite when diagonal,
+    meaningless where G is linear.
     The means are over samples, elements and k random pairs (a, b) for each sample, by finite differences of equal
     length √2·ε (on piecewise linear networks a second difference grows as its step shrinks): H_aa along e_a, and
     H_ab = (s_u − s_w) / 4 with s the second differences (Equation 5) along u = e_a + e_b and w = e_a − e_b.
@@ -370,7 +374,7 @@ def _get_axes(key, axes, k, z):
     """Pairs of different components of z, [k, N, 2]: drawn uniformly, or those given."""
     N, size = len(z), z[0].size
     if size < 2:
-        raise ValueError(f"z must have at least two components to pair, got shape {z.shape}")
+        raise ValueError(f"z must have at least two components for a Hessian to be diagonal or not, got {size}")
     if axes is None:
         key_a, key_b = jax.random.split(_check_key(key, "axes"))
         a = jax.random.randint(key_a, (k, N), 0, size)

@@ -1,12 +1,18 @@
 """Gradients: in float64 those of the definition written out naively, in float32 no worse than those of the definition.
 
-The networks are written once, over PyTorch and over TensorFlow, with the same weights.
+The networks are written once over each framework, with the same weights.
 """
+
+import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import torch
+
+if sys.version_info >= (3, 11):
+    import jax
+    import jax.numpy as jnp
 
 CHANNELS = [24, 16, 3]
 
@@ -82,6 +88,34 @@ class TensorFlowNetwork:
 
 
 NETWORKS = {"pytorch": PyTorchNetwork, "tensorflow": TensorFlowNetwork}
+
+if sys.version_info >= (3, 11):
+
+    class JAXNetwork:
+        softplus, tanh = staticmethod(jax.nn.softplus), staticmethod(jnp.tanh)
+        max, mean = staticmethod(jnp.max), staticmethod(jnp.mean)
+
+        @classmethod
+        def generator(cls, activation, z, dense, *convolutions):
+            activate = getattr(cls, activation)
+            x = activate((z @ dense).reshape(-1, 4, 4, CHANNELS[0]))
+            outputs = [x]
+            for kernel in convolutions:
+                x = x.repeat(2, axis=1).repeat(2, axis=2) if len(outputs) == 1 else x
+                x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+                outputs.append(activate(x))
+                x = outputs[-1]
+            return outputs
+
+        @staticmethod
+        def values_and_gradients(function, problems, dtype):
+            """The same: compiled once for all problems."""
+            problems = [[jnp.asarray(array.astype(dtype)) for array in problem] for problem in problems]
+            compute = jax.jit(jax.value_and_grad(function, argnums=tuple(range(1, len(problems[0])))))
+            results = [compute(*problem) for problem in problems]
+            return [(value.item(), [np.asarray(gradient) for gradient in gradients]) for value, gradients in results]
+
+    NETWORKS["jax"] = JAXNetwork
 
 
 def definition(G, z, directions, reduction, epsilon=0.1):

@@ -112,7 +112,7 @@ def test_a_list_is_the_sum_of_its_activations_called_one_by_one(framework):
 
 def test_one_tensor_separately_is_a_list_of_one(frameworks):
     z, directions = np.random.RandomState(1).randn(3, 4), signs(2, (3, 4), 1)
-    for name in ("pytorch", "tensorflow"):
+    for name in sorted(set(frameworks) - {"numpy"}):
         value = frameworks[name].penalty(lambda z: z**3 * z[:, :1], z, directions=directions, return_separately=True)
         assert isinstance(value, list) and len(value) == 1 and value[0].shape == ()
 
