@@ -75,7 +75,7 @@ def hessian_penalty(
         tie, the first gets the whole gradient with respect to z.
     :param batched: make all 2k passes as one, of 2kN samples: for small batches, and G without random numbers.
     :param memory: "lean": compute every pass again in the backward pass, so that one at a time is held.
-    :param chunk_size: (mean and sum reductions only) take so many samples at a time, again in the backward pass too.
+    :param chunk_size: (mean and sum reductions only) take so many samples at a time, and again in the backward pass.
     :param batch_kwargs: names of those G_kwargs whose first axis is the batch.
     :param exact: (PyTorch 2.0 and later) derivatives by forward-mode differentiation instead of differences: any
         precision does, and epsilon is ignored. Not for piecewise linear networks (ReLU, leaky ReLU): their Hessian is
@@ -230,13 +230,13 @@ def _rows(batch, rows):
 def _one_by_one(function, inputs, batch, lean=False):
     """Yield function's activations (a list) at each of the inputs (tuples of tensors), from the same random state.
 
-    lean: hold nothing for the backward pass but the activations; compute the rest again there.
+    lean: compute every pass again in the backward pass, but the last, with which that begins.
     """
     run = functools.partial(_activations, function, batch.kwargs)
     random_state, count = _get_random_state(), None
-    for values in inputs:
+    for number, values in enumerate(inputs, start=1):
         _set_random_state(random_state)
-        outputs = _recomputed(run, *values) if lean else run(*values)
+        outputs = _recomputed(run, *values) if lean and number < len(inputs) else run(*values)
         if count not in (None, len(outputs)):
             counts = sorted([count, len(outputs)])
             raise ValueError(f"G must return as many activations in every pass, got {counts[0]} and {counts[1]}")
@@ -309,9 +309,10 @@ def _of_chunks(variances, reduction, batch, passes, chunk_size):
         weight = len(chunk.z) / len(batch.z) if reduction is torch.mean else 1
         return [weight * reduction(variance) for variance in variances(chunk, passes)]
 
-    chunks = [_rows(batch, rows) for rows in torch.arange(len(batch.z), device=batch.z.device).split(chunk_size)]
+    *chunks, last = torch.arange(len(batch.z), device=batch.z.device).split(chunk_size)
     run = penalties if passes is _lean else functools.partial(_recomputed, penalties)
-    return [sum(parts) for parts in zip(*(run(chunk.z, chunk) for chunk in chunks))]
+    of_chunks = [run(chunk.z, chunk) for chunk in (_rows(batch, rows) for rows in chunks)]
+    return [sum(parts) for parts in zip(*of_chunks, penalties(None, _rows(batch, last)))]
 
 
 def _recomputed(function, z, *others):

@@ -224,7 +224,10 @@ def saved_bytes(function, *arguments, **kwargs):
 
 @pytest.mark.parametrize("function", [hessian_penalty, orojar_penalty])
 def test_little_memory_is_held_whatever_k_is(function):
-    """A wide network with a small output: what is held may grow with k by outputs, not by hidden layers."""
+    """A wide network with a small output: what is held may grow with k by outputs, not by hidden layers.
+
+    One pass is held, the last one, with which the backward pass begins.
+    """
     hidden, outputs, size = 4096, 4, 8  # bytes a number
     G = torch.nn.Sequential(torch.nn.Linear(NZ, hidden), torch.nn.Softplus(), torch.nn.Linear(hidden, outputs)).double()
     latents = torch.randn(N, NZ, dtype=torch.float64)
@@ -236,7 +239,7 @@ def test_little_memory_is_held_whatever_k_is(function):
     }
     one_pass = size * N * hidden
     assert held[2, None] > 2 * 2 * one_pass and held[8, None] > 2 * 8 * one_pass
-    assert held[8, "lean"] < held[2, "lean"] + 10 * size * N * (NZ + outputs) * 8 < parameters + one_pass / 2
+    assert held[8, "lean"] < held[2, "lean"] + 10 * size * N * (NZ + outputs) * 8 < parameters + 2.5 * one_pass
 
 
 def test_chunks_hold_little_memory():
@@ -245,7 +248,7 @@ def test_chunks_hold_little_memory():
     latents = torch.randn(N, NZ, dtype=torch.float64)
     for options in ({}, dict(batched=True)):
         held = saved_bytes(hessian_penalty, G, latents, reduction=torch.mean, chunk_size=2, **options)
-        assert held < 8 * N * hidden / 2
+        assert held < 4 * (8 * N * hidden)  # of 8, for two numbers a hidden unit and pass, and 1.4 for the weights
 
 
 @pytest.mark.parametrize("options", [dict(memory="lean"), dict(chunk_size=3)], ids=str)
