@@ -310,9 +310,9 @@ def _mean_sizes(activations, z, centre, pairs, epsilon):
 
 
 def _standard_error(residuals):
-    """Of a mean, from the N residuals of the samples, which sum to 0. N = 1: 0/0."""
+    """Of a mean, from the N residuals of the samples, which sum to 0."""
     N = len(residuals)
-    return jnp.sqrt(jnp.sum(residuals**2) / (N * (N - 1)))
+    return jnp.sqrt(jnp.sum(residuals**2) / (N * (N - 1))) if N > 1 else jnp.full((), jnp.nan, residuals.dtype)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -414,6 +414,8 @@ def _check_directions(directions, k, z):
 
 def _check_axes(axes, k, z):
     """Pairs of components for each sample, int64 [k, N, 2]: those given, or k random ones."""
+    if k < 1:
+        raise ValueError(f"k must be at least 1 (it is the number of pairs of components), got {k}")
     N, n = len(z), z[0].numel()
     if n < 2:
         raise ValueError(f"z must have at least two components for a Hessian to be diagonal or not, got {n}")
