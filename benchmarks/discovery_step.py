@@ -10,11 +10,9 @@ less what it held before the first step. The last column is how far their gradie
 """
 
 import argparse
-import multiprocessing
-import statistics
-import time
 
 import torch
+from measure import count_from_here, in_a_fresh_process, in_turns, resident_peak
 
 from biggan import directions
 from biggan.biggan import Generator, published_spec
@@ -84,14 +82,6 @@ def build(algorithm, ch, batch_size, device):
     return Baseline(G, A, settings) if algorithm == "baseline" else Discovery(G, A, space, settings)
 
 
-def timed(function, device):
-    begin = time.perf_counter()
-    function()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
-
-
 def seconds_per_step(ch, batch_size, device):
     """Return the median seconds of a step of each algorithm, and the relative distance of their first gradients."""
     both = {name: build(name, ch, batch_size, device) for name in ("baseline", "ours")}
@@ -99,11 +89,8 @@ def seconds_per_step(ch, batch_size, device):
         each.step()
     theirs, ours = (each.A.grad for each in both.values())
     distance = ((theirs - ours).norm() / theirs.norm()).item()
-    seconds = {name: [] for name in both}
-    for _ in range(STEPS[device]):
-        for name, each in both.items():
-            seconds[name].append(timed(each.step, device))
-    return {name: statistics.median(values) for name, values in seconds.items()}, distance
+    steps = {name: each.step for name, each in both.items()}
+    return in_turns(steps, STEPS[device], torch.cuda.synchronize if device == "cuda" else None), distance
 
 
 def peak_memory(algorithm, ch, batch_size, device):
@@ -114,23 +101,10 @@ def peak_memory(algorithm, ch, batch_size, device):
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     else:
-        with open("/proc/self/clear_refs", "w") as stream:
-            stream.write("5")  # the peak counts from here
-        before = resident_peak()
+        before = count_from_here()
     for _ in range(2):
         each.step()
     return ((torch.cuda.max_memory_allocated() if device == "cuda" else resident_peak()) - before) / 2**20
-
-
-def resident_peak():
-    """The most bytes of memory that this process has held (Linux; getrusage would count its parent's too)."""
-    with open("/proc/self/status") as stream:
-        return next(1024 * int(line.split()[1]) for line in stream if line.startswith("VmHWM"))
-
-
-def in_a_fresh_process(function, *arguments):
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
 
 
 def orthonormalisation_seconds(function):
@@ -143,7 +117,7 @@ def orthonormalisation_seconds(function):
         torch.autograd.grad(function(A), A, cotangent)
 
     forward_and_backward()
-    return statistics.median(timed(forward_and_backward, "cpu") for _ in range(ORTHONORMALISATIONS))
+    return in_turns({"": forward_and_backward}, ORTHONORMALISATIONS)[""]
 
 
 def main():
@@ -157,7 +131,8 @@ def main():
     print(f"{'':26} {'baseline':>10} {'ours':>10} {'ratio':>7}")
     for ch, batch_size in SETTINGS[device]:
         seconds, distance = seconds_per_step(ch, batch_size, device)
-        memory = {name: in_a_fresh_process(peak_memory, name, ch, batch_size, device) for name in ("baseline", "ours")}
+        peak = ("discovery_step", "peak_memory")
+        memory = {name: in_a_fresh_process(*peak, name, ch, batch_size, device) for name in ("baseline", "ours")}
         print(f"ch {ch}, batch {batch_size} (gradients differ by {distance:.1e})")
         for what, values in (("seconds a step", seconds), ("peak memory, MiB", memory)):
             ratio = values["ours"] / values["baseline"]

@@ -1,0 +1,229 @@
+"""The penalty and its options, forward and backward, against its definition written out plainly.
+
+    python benchmarks/penalty.py [--device cuda] [--frameworks pytorch tensorflow jax] [--output FILE]
+
+The definition is Equation 5 as it stands: 2k + 1 passes, or 2k where G(z) is given, second differences, their unbiased
+variance, the reduction. It is written out in penalty_pytorch.py, penalty_tensorflow.py and penalty_jax.py. Both sides
+get the same weights, latents and directions, and gradients go to G's parameters.
+
+time    median seconds over the definition's; all rows of a block take turns in one process
+peak    memory of one step at its peak over the definition's, each in a fresh process, less what it held before:
+        weights, latents and the storage of G's gradients (JAX: what its compiler plans beside them)
+error   relative distance of the gradient from the definition's in float64, beside the definition's own in float32
+
+Each figure that is held to a bound shows it. The table is printed and written to benchmarks/results/ as Markdown.
+"""
+
+import argparse
+import collections
+import importlib.util
+import os
+import time
+
+from measure import RETURN_MEMORY, in_a_fresh_process, machine
+
+RESULTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results")
+PACKAGES = {"pytorch": "torch", "tensorflow": "tensorflow", "jax": "jax"}
+FRAMEWORKS = {"pytorch": "PyTorch", "tensorflow": "TensorFlow", "jax": "JAX"}
+
+# A block: what is compared with one and the same definition.
+# network: (kind, base width, batch size); centre: the definition is given G(z); rows: {call: Row}.
+# A row: keywords of hessian_penalty; the bounds of both ratios, None where none is set.
+Block = collections.namedtuple("Block", "framework network k reduction centre turns rows caller")
+Row = collections.namedtuple("Row", "options time peak")
+
+NETWORKS = {
+    "leaky": "DCGAN 64 px, ngf {}",
+    "softplus": "the same with softplus, ngf {}",
+    "biggan": "BigGAN 128 px, ch {}",
+}
+
+
+def blocks(device, frameworks):
+    return [block for framework in frameworks for block in PLANS[device, framework]()]
+
+
+def pytorch_on_cpu():
+    for network, turns in (("leaky", 64, 8), 7), (("biggan", 16, 4), 2):
+        yield _block(network, turns, _common(network, batched=True, exact=network[0] == "biggan"))
+        yield _block(network, turns, {"default": Row({}, 1.0, None)}, centre=True)
+        yield _block(network, turns, {"chunk_size": _chunks(network)}, reduction="mean")
+        slow = {"default": Row({}, 1.0, None), "select": Row({"select": True}, 1.0, None)}
+        yield _block(network, max(1, turns // 2), dict(slow, lean=Row({"memory": "lean"}, 1.30, 0.50)), k=8)
+    large = ("leaky", 64, 32)
+    yield _block(large, 2, _common(large))
+    yield _block(large, 1, {"chunk_size": _chunks(large)}, reduction="mean")
+    yield _block(("softplus", 64, 8), 2, dict(_common(("softplus", 64, 8)), exact=Row({"exact": True}, None, None)))
+
+
+def pytorch_on_cuda():
+    for network in ("leaky", 64, 32), ("leaky", 64, 8), ("biggan", 16, 4), ("biggan", 96, 32):
+        for caller in "float32", "bfloat16":
+            yield _block(network, 9, _common(network, batched=network[2] <= 8, exact=True), caller=caller)
+            yield _block(network, 9, {"default": Row({}, 1.0, None)}, centre=True, caller=caller)
+            yield _block(network, 9, {"chunk_size": _chunks(network)}, reduction="mean", caller=caller)
+    slow = {"default": Row({}, 1.0, None), "lean": Row({"memory": "lean"}, 1.30, 0.50)}
+    yield _block(("leaky", 64, 32), 9, slow, k=8)
+
+
+def tensorflow_on_cpu():
+    network = ("leaky", 64, 8)
+    yield _block(network, 5, _common(network), framework="tensorflow")
+    yield _block(network, 5, {"default": Row({}, 1.0, None)}, centre=True, framework="tensorflow")
+    yield _block(network, 3, {"chunk_size": _chunks(network)}, reduction="mean", framework="tensorflow")
+
+
+def jax_on_cpu():
+    network = ("leaky", 16, 8)  # XLA's convolutions on a CPU are slow, in float64 above all
+    yield _block(network, 3, _common(network), framework="jax")
+    yield _block(network, 3, {"chunk_size": _chunks(network)}, reduction="mean", framework="jax")
+
+
+def _common(network, batched=False, exact=False):
+    rows = {
+        "default": Row({}, 0.85, None),
+        "select": Row({"select": True}, 0.40 if network[2] >= 8 else 0.50, None),
+        "lean": Row({"memory": "lean"}, 1.10, 0.50),
+        "batched": Row({"batched": True}, None, None) if batched else None,
+        "exact": Row({"exact": True}, None, None) if exact else None,
+    }
+    return {call: row for call, row in rows.items() if row}
+
+
+def _chunks(network):
+    return Row({"chunk_size": network[2] // 4}, None, 0.45)
+
+
+def _block(network, turns, rows, k=2, reduction="max", centre=False, framework="pytorch", caller="float32"):
+    return Block(framework, network, k, reduction, centre, turns, rows, caller)
+
+
+PLANS = {
+    ("cpu", "pytorch"): pytorch_on_cpu,
+    ("cpu", "tensorflow"): tensorflow_on_cpu,
+    ("cpu", "jax"): jax_on_cpu,
+    ("cuda", "pytorch"): pytorch_on_cuda,
+}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Measuring a block
+
+
+def measured(block, device):
+    """Return a block's lines of the table, each a list of cells, and what is beyond its bound, in words."""
+    module = f"penalty_{block.framework}"
+    setting = (block.network, block.k, block.reduction, block.centre)
+    options = {"definition": None, **{call: row.options for call, row in block.rows.items()}}
+    times = in_a_fresh_process(module, "times_and_errors", *setting, options, block.turns, device, block.caller)
+    peaks = {}
+    if not block.centre:  # that the definition holds one pass less is all that would change
+        for call, each in options.items():
+            arguments = (*setting, each, device, block.caller)
+            peaks[call] = in_a_fresh_process(module, "peak_memory", *arguments, **RETURN_MEMORY)
+    lines, beyond = [], []
+    for call, (seconds, error, first) in times.items():
+        row = block.rows.get(call, Row(None, None, None))
+        time_ratio = seconds / times["definition"][0]
+        peak_ratio = peaks[call] / peaks["definition"] if peaks else None
+        for what, ratio, bound in ("time", time_ratio, row.time), ("peak", peak_ratio, row.peak):
+            if bound is not None and ratio is not None and ratio > bound:
+                beyond.append(f"{description(block)}: {call}: {what} {ratio:.2f}, demanded {bound:.2f}")
+        lines.append(
+            [
+                call + ("" if call != "chunk_size" else f"={row.options['chunk_size']}"),
+                f"{seconds:.3f}",
+                _against(time_ratio, row.time),
+                f"{peaks[call] / 2**20:.0f}" if peaks else "",
+                _against(peak_ratio, row.peak),
+                "" if block.centre or _is_other_function(block, call) else f"{error:.0e}",
+                f"{first:.1f}",
+            ]
+        )
+    return lines, beyond
+
+
+def _is_other_function(block, call):
+    """Whether gradients are not to be compared: at kinks, exact derivatives are not what differences measure."""
+    return call == "exact" and block.network[0] != "softplus"
+
+
+def _against(ratio, bound):
+    if ratio is None:
+        return ""
+    verdict = "" if bound is None else f" (≤ {bound:.2f}: {'yes' if ratio <= bound else 'NO'})"
+    return f"{ratio:.2f}{verdict}"
+
+
+def description(block):
+    kind, width, batch_size = block.network
+    parts = [f"{FRAMEWORKS[block.framework]}: {NETWORKS[kind].format(width)}, batch {batch_size}, k = {block.k}"]
+    parts += ["G(z) given"] if block.centre else []
+    parts += [f"{block.reduction} reduction"] if block.reduction != "max" else []
+    parts += [f"{block.caller} caller"] if block.caller != "float32" else []
+    return ", ".join(parts)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The table
+
+HEAD = ["", "seconds", "time", "peak MiB", "peak", "gradient error", "first call s"]
+
+
+def as_text(head, tables):
+    rows = [HEAD, *(line for _, lines in tables for line in lines)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+
+    def aligned(row):
+        return (
+            "  "
+            + "  ".join([row[0].ljust(widths[0]), *(cell.ljust(w) for cell, w in zip(row[1:], widths[1:]))]).rstrip()
+        )
+
+    body = [text for title, lines in tables for text in (title, *map(aligned, lines))]
+    return "\n".join([*head, aligned(HEAD), *body])
+
+
+def as_markdown(head, tables):
+    def row(cells):
+        return "| " + " | ".join(cells) + " |"
+
+    lines = ["# The penalty against its definition", "", *head, "", row(HEAD), row(["---"] * len(HEAD))]
+    for title, rows in tables:
+        lines += [row([f"**{title}**"] + [""] * (len(HEAD) - 1)), *map(row, rows)]
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--frameworks", nargs="+", choices=list(FRAMEWORKS), default=None)
+    parser.add_argument("--output", metavar="FILE", help="default: benchmarks/results/penalty_DEVICE.md")
+    arguments = parser.parse_args()
+    device, possible = arguments.device, [framework for each, framework in PLANS if each == arguments.device]
+    frameworks = arguments.frameworks or [each for each in possible if importlib.util.find_spec(PACKAGES[each])]
+    if not set(frameworks) <= set(possible):
+        parser.error(f"on {device} there is a plan for {', '.join(possible)} alone")
+    output = arguments.output or os.path.join(RESULTS, f"penalty_{device}.md")
+    os.environ.update(OMP_NUM_THREADS="1", TF_CPP_MIN_LOG_LEVEL="3")  # before the processes that measure begin
+
+    begin, tables, beyond = time.time(), [], []
+    versions = [in_a_fresh_process(f"penalty_{framework}", "versions", device) for framework in frameworks]
+    for block in blocks(device, frameworks):
+        lines, missed = measured(block, device)
+        tables.append((description(block), lines))
+        beyond += missed
+        print(f"{time.time() - begin:4.0f} s  {description(block)}", flush=True)
+    command = f"python benchmarks/penalty.py --device {device} --frameworks {' '.join(frameworks)}"
+    head = [f"{command}  ({(time.time() - begin) / 60:.1f} minutes)", f"{'; '.join(versions)}; {machine()}; one thread"]
+    print("\n" + as_text(head, tables))
+    print("\n" + ("\n".join(["Beyond what is demanded:", *beyond]) if beyond else "Every demanded bound holds."))
+    summary = ["", *(f"- beyond what is demanded: {each}" for each in beyond)] if beyond else []
+    os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
+    with open(output, "w", encoding="utf-8") as stream:
+        stream.write(as_markdown([f"`{head[0]}`", "", head[1]], tables) + "\n".join([*summary, ""]))
+    print(f"Written to {os.path.relpath(output)}")
+
+
+if __name__ == "__main__":
+    main()
