@@ -123,13 +123,15 @@ def _variances(activations, z, directions, epsilon, exact, batched, memory):
     if batched and not exact:
         plus, minus = _batched_passes(activations, z, epsilon * directions)
         sums = [_sums((p[1:] - p[0]) + (m[1:] - m[0])) for p, m in zip(plus, minus)]
-    elif batched:
-        sums = [_sums(d) for d in jax.vmap(_mixed_product(activations, z, directions[0]))(directions[1:])]
     else:
-        difference = _mixed_product(activations, z, directions[0])
-        if not exact:
+        if exact:
+            difference = _mixed_product(activations, z, directions[0])
+        else:
             difference = _pivoted_difference(activations, z, epsilon, directions[0], memory)
-        sums = _sum_over(directions[1:], lambda v: [(d, d**2) for d in difference(v)], memory)
+        if batched:
+            sums = [_sums(d) for d in jax.vmap(difference)(directions[1:])]
+        else:
+            sums = _sum_over(directions[1:], lambda v: [(d, d**2) for d in difference(v)], memory)
     k = len(directions)
     return [(sum_of_squares - sum_of_d**2 / k) / ((k - 1) * unit**2) for sum_of_d, sum_of_squares in sums]
 
@@ -156,18 +158,19 @@ def _mixed_product(activations, z, v_0):
         def along_b(z):
             return jax.jvp(activations, (z,), ((v - v_0) / 2,))[1]
 
-        try:
-            return [4 * product for product in jax.jvp(along_b, (z,), ((v + v_0) / 2,))[1]]
-        except (TypeError, ValueError, NotImplementedError) as error:
-            if not re.search("jvp|differentiation rule", str(error), re.IGNORECASE):
-                raise
-            found = re.search(r"custom_vjp_call\[\s*name=(\S+)", str(jax.make_jaxpr(activations)(z)))
-            operation = f"{found.group(1)} (a jax.custom_vjp)" if found else "an operation"
-            reason = " ".join(str(error).split()).rstrip(".")
-            raise ValueError(
-                f"exact=True: G uses {operation}, which has no forward-mode derivative: {reason}"
-            ) from error
+        return [4 * product for product in jax.jvp(along_b, (z,), ((v + v_0) / 2,))[1]]
 
+    try:
+        reason = "it has a rule for the backward pass alone"
+        forward_mode = "custom_lin[" not in str(jax.make_jaxpr(difference)(v_0))  # what JAX leaves in a rule's place
+    except (TypeError, ValueError, NotImplementedError) as error:
+        reason, forward_mode = " ".join(str(error).split()).rstrip("."), False
+        if not re.search("jvp|differentiation rule", reason, re.IGNORECASE):
+            raise
+    if not forward_mode:
+        found = re.search(r"custom_vjp_call\[\s*name=(\S+)", str(jax.make_jaxpr(activations)(z)))
+        operation = f"{found.group(1)} (a jax.custom_vjp)" if found else "an operation"
+        raise ValueError(f"exact=True: G uses {operation}, which has no forward-mode derivative: {reason}")
     return difference
 
 
