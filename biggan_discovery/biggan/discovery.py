@@ -75,6 +75,9 @@ def diagonal(G, Q, z, w, y, epsilon=0.1, k=2, directions=None):
     detached. With fewer directions than dimensions ‖QHQᵀ‖_F depends on Q, and without orthonormalisation so does it:
     the sum would then grow on directions that change the images much, diagonal or not, so `Discovery` refuses both.
 
+    The identity is one of second derivatives. Across the kinks of a ReLU, second differences are no quadratic form of
+    the step, and what they measure of ‖H‖_F does depend on Q: there this is a heuristic, and `penalty` can do better.
+
     :param epsilon: steps have the length epsilon · √ndirs, that of the penalty's vectors of signs.
     :param k: not used.
     :param directions: [1, N, ndirs], one-hot: the row that each sample takes; None: drawn.
