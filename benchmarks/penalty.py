@@ -1,6 +1,6 @@
 """The penalty and its options, forward and backward, against its definition written out plainly.
 
-    python benchmarks/penalty.py [--device cuda] [--frameworks pytorch tensorflow jax] [--output FILE]
+    python benchmarks/penalty.py [--device cuda] [--frameworks pytorch tensorflow jax] [--compile] [--only TEXT]
 
 The definition is Equation 5 as it stands: 2k + 1 passes, or 2k where G(z) is given, second differences, their unbiased
 variance, the reduction. It is written out in penalty_pytorch.py, penalty_tensorflow.py and penalty_jax.py. Both sides
@@ -18,6 +18,7 @@ import argparse
 import collections
 import importlib.util
 import os
+import sys
 import time
 
 from measure import RETURN_MEMORY, in_a_fresh_process, machine
@@ -29,7 +30,7 @@ FRAMEWORKS = {"pytorch": "PyTorch", "tensorflow": "TensorFlow", "jax": "JAX"}
 # A block: what is compared with one and the same definition.
 # network: (kind, base width, batch size); centre: the definition is given G(z); rows: {call: Row}.
 # A row: keywords of hessian_penalty; the bounds of both ratios, None where none is set.
-Block = collections.namedtuple("Block", "framework network k reduction centre turns rows caller")
+Block = collections.namedtuple("Block", "framework network k reduction centre turns rows caller takes_peaks")
 Row = collections.namedtuple("Row", "options time peak")
 
 NETWORKS = {
@@ -39,12 +40,13 @@ NETWORKS = {
 }
 
 
-def blocks(device, frameworks):
-    return [block for framework in frameworks for block in PLANS[device, framework]()]
+def blocks(device, frameworks, only):
+    every = [block for framework in frameworks for block in PLANS[device, framework]()]
+    return [block for block in every if only in description(block)]
 
 
 def pytorch_on_cpu():
-    for network, turns in (("leaky", 64, 8), 7), (("biggan", 16, 4), 2):
+    for network, turns in (("leaky", 64, 8), 5), (("biggan", 16, 4), 2):
         yield _block(network, turns, _common(network, batched=True, exact=network[0] == "biggan"))
         yield _block(network, turns, {"default": Row({}, 1.0, None)}, centre=True)
         yield _block(network, turns, {"chunk_size": _chunks(network)}, reduction="mean")
@@ -60,8 +62,8 @@ def pytorch_on_cuda():
     for network in ("leaky", 64, 32), ("leaky", 64, 8), ("biggan", 16, 4), ("biggan", 96, 32):
         for caller in "float32", "bfloat16":
             yield _block(network, 9, _common(network, batched=network[2] <= 8, exact=True), caller=caller)
-            yield _block(network, 9, {"default": Row({}, 1.0, None)}, centre=True, caller=caller)
-            yield _block(network, 9, {"chunk_size": _chunks(network)}, reduction="mean", caller=caller)
+        yield _block(network, 9, {"default": Row({}, 1.0, None)}, centre=True)
+        yield _block(network, 9, {"chunk_size": _chunks(network)}, reduction="mean")
     slow = {"default": Row({}, 1.0, None), "lean": Row({"memory": "lean"}, 1.30, 0.50)}
     yield _block(("leaky", 64, 32), 9, slow, k=8)
 
@@ -76,7 +78,12 @@ def tensorflow_on_cpu():
 def jax_on_cpu():
     network = ("leaky", 16, 8)  # XLA's convolutions on a CPU are slow, in float64 above all
     yield _block(network, 3, _common(network), framework="jax")
-    yield _block(network, 3, {"chunk_size": _chunks(network)}, reduction="mean", framework="jax")
+
+
+def compiled_on_cpu():
+    rows = {call: Row(options, None, None) for call, options in (("default", {}), ("select", {"select": True}))}
+    compiled = {f"{call}, compiled": Row({**row.options, "compile": True}, None, None) for call, row in rows.items()}
+    yield _block(("leaky", 64, 8), 3, {**rows, **compiled}, takes_peaks=False)
 
 
 def _common(network, batched=False, exact=False):
@@ -94,14 +101,20 @@ def _chunks(network):
     return Row({"chunk_size": network[2] // 4}, None, 0.45)
 
 
-def _block(network, turns, rows, k=2, reduction="max", centre=False, framework="pytorch", caller="float32"):
-    return Block(framework, network, k, reduction, centre, turns, rows, caller)
+def _block(
+    network, turns, rows, k=2, reduction="max", centre=False, framework="pytorch", caller="float32", takes_peaks=True
+):
+    if caller != "float32":  # the definition is then wrong, and may be fast
+        rows = {call: row._replace(time=None, peak=None) for call, row in rows.items()}
+    takes_peaks = takes_peaks and not centre  # there the definition holds one pass less, and nothing else changes
+    return Block(framework, network, k, reduction, centre, turns, rows, caller, takes_peaks)
 
 
 PLANS = {
     ("cpu", "pytorch"): pytorch_on_cpu,
     ("cpu", "tensorflow"): tensorflow_on_cpu,
     ("cpu", "jax"): jax_on_cpu,
+    ("cpu", "compile"): compiled_on_cpu,
     ("cuda", "pytorch"): pytorch_on_cuda,
 }
 
@@ -117,7 +130,7 @@ def measured(block, device):
     options = {"definition": None, **{call: row.options for call, row in block.rows.items()}}
     times = in_a_fresh_process(module, "times_and_errors", *setting, options, block.turns, device, block.caller)
     peaks = {}
-    if not block.centre:  # that the definition holds one pass less is all that would change
+    if block.takes_peaks:
         for call, each in options.items():
             arguments = (*setting, each, device, block.caller)
             peaks[call] = in_a_fresh_process(module, "peak_memory", *arguments, **RETURN_MEMORY)
@@ -198,9 +211,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--frameworks", nargs="+", choices=list(FRAMEWORKS), default=None)
+    parser.add_argument("--compile", action="store_true", help="torch.compile as well: another minute or two")
+    parser.add_argument("--only", metavar="TEXT", default="", help="those blocks alone whose title contains TEXT")
     parser.add_argument("--output", metavar="FILE", help="default: benchmarks/results/penalty_DEVICE.md")
     arguments = parser.parse_args()
-    device, possible = arguments.device, [framework for each, framework in PLANS if each == arguments.device]
+    device, possible = arguments.device, [name for name in FRAMEWORKS if (arguments.device, name) in PLANS]
+    if arguments.compile and device != "cpu":
+        parser.error("--compile is measured on the CPU alone")
     frameworks = arguments.frameworks or [each for each in possible if importlib.util.find_spec(PACKAGES[each])]
     if not set(frameworks) <= set(possible):
         parser.error(f"on {device} there is a plan for {', '.join(possible)} alone")
@@ -209,12 +226,12 @@ def main():
 
     begin, tables, beyond = time.time(), [], []
     versions = [in_a_fresh_process(f"penalty_{framework}", "versions", device) for framework in frameworks]
-    for block in blocks(device, frameworks):
+    for block in blocks(device, [*frameworks, *(["compile"] if arguments.compile else [])], arguments.only):
         lines, missed = measured(block, device)
         tables.append((description(block), lines))
         beyond += missed
-        print(f"{time.time() - begin:4.0f} s  {description(block)}", flush=True)
-    command = f"python benchmarks/penalty.py --device {device} --frameworks {' '.join(frameworks)}"
+        print(f"after {time.time() - begin:.0f} s:\n{as_text([], tables[-1:])}", flush=True)
+    command = " ".join(["python benchmarks/penalty.py", *sys.argv[1:]])
     head = [f"{command}  ({(time.time() - begin) / 60:.1f} minutes)", f"{'; '.join(versions)}; {machine()}; one thread"]
     print("\n" + as_text(head, tables))
     print("\n" + ("\n".join(["Beyond what is demanded:", *beyond]) if beyond else "Every demanded bound holds."))
