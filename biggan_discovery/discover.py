@@ -16,7 +16,7 @@ EXAMPLES = """
     discover.py --experiment_name first --num_epochs 2
   go on with it after an interruption, or for longer
     discover.py --experiment_name first --resume --num_epochs 4
-  with fewer passes of the generator, by this project's own objective
+  by this project's own objective, which needs fewer passes of a smooth generator
     discover.py --experiment_name diagonal --objective diagonal --num_epochs 1
   40 directions of golden retrievers in the middle third of a BigGAN's latent space, on four GPUs
     torchrun --nproc_per_node=4 discover.py --download 138k --search_space mid --fix_class 207 --batch_size 96
@@ -54,7 +54,7 @@ class DiscoverOptions(directions.DirectionOptions, weights.GeneratorOptions, exp
         "hessian_penalty",
         "hessian_penalty (the paper's), orojar (Wei et al. 2021: effects on the image that are orthogonal), or "
         "diagonal (this project's, not the paper's: maximises the squares on the Hessian's diagonal, which minimises "
-        "those off it in fewer passes; for as many orthonormal directions as the search space has dimensions)",
+        "those off it, on smooth generators in fewer passes; for as many orthonormal directions as dimensions)",
     )
     epsilon: float = option(
         0.1, "step of the central differences in each component (diagonal: as long as the penalty's)", check=positive
