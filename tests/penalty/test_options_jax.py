@@ -83,7 +83,7 @@ def test_the_maxima_of_the_activations_are_in_different_samples():
 
 @pytest.mark.parametrize(
     "reduction, size, memory",
-    [(jnp.mean, 1, None), (jnp.mean, 3, "lean"), (jnp.mean, N, None), (jnp.sum, N + 5, None), (jnp.sum, 2, None)],
+    [(jnp.mean, 3, "lean"), (jnp.mean, N + 5, None), (jnp.sum, 1, None)],
 )
 def test_chunks_give_the_plain_mean_and_sum(reduction, size, memory):
     options = dict(reduction=reduction, chunk_size=size, memory=memory, batch_kwargs=["y"])
@@ -176,7 +176,7 @@ straight_through.defvjp(lambda x: (jnp.round(x), None), lambda _, gradient: (gra
 
 @pytest.mark.parametrize("memory", [None, "lean"])
 def test_exact_names_what_has_no_forward_mode(memory):
-    expected = r"^exact=True: G uses straight_through \(a jax.custom_vjp\), which has no forward-mode derivative: it has a rule"
+    expected = r"^exact=True: G uses straight_through \(a jax.custom_vjp\), which has no forward-mode derivative: "
 
     def penalty(z):
         G = lambda z: jnp.tanh(straight_through(z))  # noqa: E731
@@ -294,13 +294,10 @@ def test_lean_memory_does_not_grow_with_k():
         return hessian_penalty(G, z, k, key=key, reduction=jnp.mean, **options)
 
     lean = {k: temporary_bytes(k, functools.partial(penalty, memory="lean")) for k in (2, 4, 8)}
-    # The directions themselves are k arrays like z, and are no part of this.
-    of_directions = {k: k * 1024 * 8 * 4 * 2 for k in lean}
-    assert max(lean[k] - of_directions[k] for k in lean) <= 1.1 * lean[2]
-    assert temporary_bytes(8, penalty) > 2.5 * temporary_bytes(2, penalty)
-    assert lean[8] < 0.5 * temporary_bytes(8, definition)
-    chunked = temporary_bytes(2, functools.partial(penalty, chunk_size=64))
-    assert chunked < 0.45 * temporary_bytes(2, definition)
+    assert max(lean.values()) <= 1.1 * lean[2]
+    assert temporary_bytes(8, penalty) > 3 * lean[8]  # which does grow
+    chunked = temporary_bytes(8, functools.partial(penalty, chunk_size=64))
+    assert max(lean[8], chunked) < 0.45 * temporary_bytes(8, definition)
 
 
 REFUSED = {
