@@ -95,7 +95,7 @@ def along_rows(G, Q, z, w, y, epsilon, rows):
     Differentiable with respect to Q as far as the steps depend on it, not the point in their middle.
     """
     length = epsilon * math.sqrt(len(Q))
-    with full_float32(), torch.autocast(z.device.type, enabled=False):
+    with full_float32():
         point, step = (z + w @ Q).detach(), length * (rows @ Q)
         with torch.no_grad():
             centre = G(point, y)
