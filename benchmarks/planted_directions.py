@@ -26,7 +26,7 @@ sys.path.insert(0, os.path.join(ROOT, "tests", "biggan"))  # the planted generat
 
 from separable import Separable, passes_to_find, start  # noqa: E402
 
-DIMENSIONS = [16, 32, 64]  # 120, the published BigGAN's, takes many minutes
+DIMENSIONS = [16, 32, 64]  # 120, the published BigGAN's, takes half an hour
 STARTS = {"start of discover.py": lambda n: 1.0, "start A ~ N(0, 1)": lambda n: math.sqrt(n / 2)}
 ENOUGH, LIMIT = 0.97, 100000  # mean |cos|; passes of the baseline, at most
 
