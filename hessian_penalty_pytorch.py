@@ -21,27 +21,28 @@ With neither G(z) nor this pivot, the float32 gradients of smooth networks would
     loss = generator_loss + 0.05 * hessian_penalty(G, z)         # G: any function of z; z: [N, ...]
     loss.backward()
 
+`orojar_penalty` regularises the Jacobian's columns instead; `diagonalness` is a number to log, without a scale.
+
 What to know
 - Weight and ε: the rounding error grows as 1/ε⁴, and on piecewise linear (ReLU) networks the value itself changes
   with ε: tune λ for one ε and keep it. The published TensorFlow code used the biased variance: multiply a λ tuned
   with it by (k − 1)/k (at k = 2, λ = 0.1 becomes 0.05).
 - Precision: half precision and TF32 ruin finite differences. Inside the call autocast and TF32 are off, and z and
-  G_kwargs in half precision are cast to float32, as G's parameters must be (float64 stays float64). But backward()
-  runs later, under your own settings: autocast, if you are still within it, and cuDNN's TF32, which is on by default
-  and can cost a smooth network a fifth of the gradient. Call backward() within `with full_float32():`.
+  G_kwargs in half precision are cast to float32, as G's parameters must be. But backward() runs later, under your own
+  settings: autocast, if you are still within it, and cuDNN's TF32, which is on by default and can cost a smooth
+  network a fifth of the gradient. Call backward() within `with full_float32():`.
 - Randomness: every pass sees the same state of PyTorch's CPU and CUDA generators, so dropout and noise are held
   still. Other sources (NumPy, a torch.Generator of your own) are not: pass their numbers to G as a keyword argument.
-- Batch normalisation in training mode mixes the samples of a batch and counts every pass in its running statistics:
-  call eval() on such layers first.
+- Batch normalisation in training mode mixes samples, and counts every pass: call eval() on such layers first.
 - torch.compile and CUDA graphs record the call as one graph. What needs a look at values is then left out: random
   numbers are not held still, `select` is not verified, and TF32 is yours to switch off, around the compiled function.
-
-Beside it stand `orojar_penalty` (orthogonal Jacobian columns) and `diagonalness` (a number to log, without a scale).
 """
 
 import collections
 import contextlib
 import functools
+import itertools
+import operator
 import re
 import warnings
 
@@ -70,9 +71,8 @@ def hessian_penalty(
     samples of a batch independently, and need to know which of G_kwargs go with them:
 
     :param select: (maximum reduction only) find, without gradient, the sample that holds each activation's maximum, and
-        differentiate those samples alone. Where they do not reproduce their maxima (batch statistics, random numbers,
-        a batch that G closes over), a warning says so and all samples are differentiated. Of several samples that
-        tie, the first gets the whole gradient with respect to z.
+        differentiate those samples alone. Where G fails on them or they do not reproduce their maxima, a warning says
+        so and all are differentiated. Of samples that tie, the first gets the whole gradient with respect to z.
     :param batched: make all 2k passes as one, of 2kN samples: for small batches, and G without random numbers.
     :param memory: "lean": compute every pass again in the backward pass, so that one at a time is held.
     :param chunk_size: (mean and sum reductions only) take so many samples at a time, and again in the backward pass.
@@ -83,7 +83,7 @@ def hessian_penalty(
     :raises ValueError: for arguments outside these bounds, and for outputs of G without the batch axis, in half
         precision, or changing in number from pass to pass.
     """
-    batch = _check(z, k, epsilon, directions, batch_kwargs, G_kwargs)
+    batch = _check(z, epsilon, G_kwargs, batch_kwargs, k, directions)
     differences = functools.partial(*((_exact_differences, G) if exact else (_second_differences, G, epsilon)))
     unit = 1 if exact else epsilon**2
     penalties = _penalties(differences, batch, reduction, batched, memory, chunk_size, select, unit)
@@ -144,7 +144,7 @@ def orojar_penalty(
     estimated as in `hessian_penalty`, from the same 2k passes. `reduction` takes the penalties of an activation, [N],
     to a scalar. They grow with the activation's number of elements. Everything else is as in `hessian_penalty`.
     """
-    batch = _check(z, k, epsilon, directions, batch_kwargs, G_kwargs)
+    batch = _check(z, epsilon, G_kwargs, batch_kwargs, k, directions)
     differences = functools.partial(_slope_differences, G, epsilon)
     penalties = _penalties(differences, batch, reduction, batched, memory, chunk_size)
     return penalties if return_separately else sum(penalties)
@@ -167,23 +167,20 @@ Diagonalness = collections.namedtuple("Diagonalness", "ratio standard_error")
 def diagonalness(G, z, epsilon=0.1, k=1, return_separately=False, *, axes=None, **G_kwargs):
     """How diagonal G's Hessian is, whatever its scale: mean |H_aa| / mean |H_ab|, a ≠ b, over elements and samples.
 
-    About √2 where components are mixed at random, and infinite for a diagonal Hessian; meaningless where G is linear.
-    Log it beside the penalty. The penalty also falls when activations shrink or bend less; this then stays as it is.
+    About √2 where components are mixed at random, infinite for a diagonal Hessian, meaningless where G is linear. To
+    log beside the penalty, which also falls when activations shrink or bend less; this then stays as it is.
 
     Both means are estimated from k random pairs of components (a, b) for each sample by central differences, in
     1 + 6k passes. All steps have the length √2 ε: along e_a for H_aa, along e_a + e_b and e_a − e_b, whose second
     derivatives differ by 4 H_ab. (On piecewise linear networks a second difference grows as its step shrinks.)
 
-    :param k: number of pairs for each sample.
-    :param return_separately: return a list with a Diagonalness for each activation instead of the mean of their ratios.
     :param axes: the pairs to use, an integer tensor [k, N, 2] of indices into z's flattened components.
-    :return: Diagonalness(ratio, standard_error), scalar tensors without gradient. The standard error is that from the
-        choice of samples (delta method), nan for a single one.
-    :raises ValueError: as `hessian_penalty` does, and for z of fewer than two components.
-
-    G, z, epsilon and G_kwargs are those of `hessian_penalty`.
+    :return: Diagonalness(ratio, standard_error), scalar tensors without gradient: the mean of the activations' ratios,
+        or return_separately a list of one for each. The standard error is that from the choice of samples (delta
+        method), nan for a single one.
+    :raises ValueError: as `hessian_penalty`, of which the other parameters are, and for z of fewer than 2 components.
     """
-    batch = _check(z, 2, epsilon, None, (), G_kwargs)
+    batch = _check(z, epsilon, G_kwargs)
     axes = _check_axes(axes, k, batch.z)
     e_a, e_b = (torch.nn.functional.one_hot(axis, batch.z[0].numel()).to(batch.z) for axis in axes.unbind(dim=2))
     steps = epsilon * torch.stack([2**0.5 * e_a, e_a + e_b, e_a - e_b], dim=1)
@@ -222,9 +219,7 @@ _Batch = collections.namedtuple("_Batch", "z directions kwargs batch_kwargs")
 def _rows(batch, rows):
     """Some samples of a batch. rows: int64 tensor of their numbers."""
     kwargs = dict(batch.kwargs, **{name: batch.kwargs[name].index_select(0, rows) for name in batch.batch_kwargs})
-    return batch._replace(
-        z=batch.z.index_select(0, rows), directions=batch.directions.index_select(1, rows), kwargs=kwargs
-    )
+    return _Batch(batch.z.index_select(0, rows), batch.directions.index_select(1, rows), kwargs, batch.batch_kwargs)
 
 
 def _one_by_one(function, inputs, batch, lean=False):
@@ -254,7 +249,7 @@ def _all_at_once(function, inputs, batch):
     outputs = _activations(function, kwargs, *(torch.cat(values) for values in zip(*inputs)))
     if _has_changed(random_state):
         message = "batched=True: G draws random numbers, so its passes were made one by one; is it in evaluation mode?"
-        warnings.warn(message, stacklevel=2)
+        warnings.warn(message, stacklevel=6)  # at the caller of the penalty
         _set_random_state(random_state)
         return _one_by_one(function, inputs, batch)
     return zip(*(output.chunk(count) for output in outputs))
@@ -265,41 +260,45 @@ def _of_selected_samples(variances, reduction, batch, passes, unit):
 
     unit: what rounding errors of G's outputs are divided by in s_i.
     """
-    random_state, sizes = _get_random_state(), []
+    N, random_state, sizes = len(batch.z), _get_random_state(), []
 
-    def noting_sizes(function, inputs, batch):
-        for outputs in _one_by_one(function, inputs, batch):
-            if not sizes:
-                sizes.extend(output.abs().max() for output in outputs)
-            yield outputs
+    def search(function, inputs, batch):
+        """All passes, but the first alone where there are no more samples than activations, so nothing to gain."""
+        outputs = _one_by_one(function, inputs, batch)
+        first = next(outputs)
+        sizes.extend(output.abs().max() for output in first)
+        return itertools.chain([first], outputs if N > len(first) else itertools.repeat(first, len(inputs) - 1))
 
     with torch.no_grad():
-        of_all = variances(batch, noting_sizes)
-        rows = torch.stack([variance.reshape(len(variance), -1).amax(dim=1).argmax() for variance in of_all])
+        of_all = variances(batch, search)
+        rows = torch.stack([variance.reshape(N, -1).amax(dim=1).argmax() for variance in of_all])
         maxima = torch.stack([variance.max() for variance in of_all])
-    is_random = _has_changed(random_state)
+    is_random, problem = _has_changed(random_state), None
     _set_random_state(random_state)
-    if len(batch.z) > len(of_all):
+    if N > len(rows) and is_random:
+        problem = "G draws random numbers"
+    elif N > len(rows):
         few = _all_at_once if passes is _one_by_one else passes
-        if _is_recorded():
-            return _of_own_row(variances(_rows(batch, rows), few), reduction)
-        with contextlib.suppress(RuntimeError, ValueError, IndexError):  # G may not take another batch size
-            if not is_random:
-                penalties = _of_own_row(variances(_rows(batch, rows), few), reduction)
-                errors = (torch.stack(penalties).detach().sqrt() - maxima.sqrt()).abs()
-                rounding = 100 * torch.finfo(errors.dtype).eps * torch.stack(sizes) / unit
-                if not (errors > 0.01 * maxima.sqrt() + rounding).any():
-                    return penalties
-        message = "the selected samples do not reproduce their maxima, so all were differentiated"
-        reasons = "mixes the samples of a batch, draws random numbers, or closes over a batch (see batch_kwargs)"
-        warnings.warn(f"select=True: {message}: G {reasons}", stacklevel=4)
+        try:
+            penalties = [reduction(v[a]) for a, v in enumerate(variances(_rows(batch, rows), few))]
+            if _is_recorded() or _reproduce(penalties, maxima, torch.stack(sizes) / unit):
+                return penalties
+            problem = "fewer do not reproduce the maxima: G mixes a batch's samples, or holds one (see batch_kwargs)"
+        except Exception as error:  # whatever G raises on a batch of another size
+            if _is_recorded():
+                raise
+            problem = f"G fails on fewer (see batch_kwargs): {error!r}"
+    if problem:
+        warnings.warn(f"select=True: all samples were differentiated, since {problem}", stacklevel=4)
         _set_random_state(random_state)
     return [reduction(variance) for variance in variances(batch, passes)]
 
 
-def _of_own_row(variances, reduction):
-    """The penalty of sample a in activation a."""
-    return [reduction(variance[a]) for a, variance in enumerate(variances)]
+def _reproduce(penalties, maxima, sizes):
+    """Whether second differences, the roots of penalties, are those found before, to rounding of outputs of sizes."""
+    roots, expected = torch.stack(penalties).detach().sqrt(), maxima.sqrt()
+    tolerance = 0.01 * expected + 100 * torch.finfo(expected.dtype).eps * sizes
+    return bool((((roots - expected).abs() <= tolerance) | ~expected.isfinite()).all())
 
 
 def _of_chunks(variances, reduction, batch, passes, chunk_size):
@@ -309,7 +308,7 @@ def _of_chunks(variances, reduction, batch, passes, chunk_size):
         weight = len(chunk.z) / len(batch.z) if reduction is torch.mean else 1
         return [weight * reduction(variance) for variance in variances(chunk, passes)]
 
-    *chunks, last = torch.arange(len(batch.z), device=batch.z.device).split(chunk_size)
+    *chunks, last = torch.arange(len(batch.z), device=batch.z.device).split(int(chunk_size))
     run = penalties if passes is _lean else functools.partial(_recomputed, penalties)
     of_chunks = [run(chunk.z, chunk) for chunk in (_rows(batch, rows) for rows in chunks)]
     return [sum(parts) for parts in zip(*of_chunks, penalties(None, _rows(batch, last)))]
@@ -331,8 +330,8 @@ def _exact_differences(G, batch, passes):
         raise ValueError(f"exact=True needs PyTorch 2.0 or later (torch.func), this is {torch.__version__}")
     jvp = torch.func.jvp
 
-    def mixed_product(z, a, b, **kwargs):
-        run = functools.partial(G, **kwargs)
+    def mixed_product(*z_a_b, **kwargs):  # G may have keywords of these names
+        (z, a, b), run = z_a_b, functools.partial(G, **kwargs)
         try:
             return jvp(lambda z: jvp(run, (z,), (b,))[1], (z,), (a,))[1]
         except (NotImplementedError, RuntimeError) as problem:
@@ -352,10 +351,8 @@ def _exact_differences(G, batch, passes):
 # Checks
 
 
-def _check(z, k, epsilon, directions, batch_kwargs, G_kwargs):
-    """A _Batch in float32 or float64, with directions drawn where none are given."""
-    if k < 2:
-        raise ValueError(f"k must be at least 2 (it is the number of values in a variance), got {k}")
+def _check(z, epsilon, G_kwargs, batch_kwargs=(), k=None, directions=None):
+    """A _Batch in float32 or float64, with k directions, drawn where none are given."""
     if not epsilon > 0:
         raise ValueError(f"epsilon must be positive, got {epsilon}")
     if not torch.is_tensor(z) or not z.is_floating_point() or z.dim() == 0:
@@ -363,15 +360,32 @@ def _check(z, k, epsilon, directions, batch_kwargs, G_kwargs):
         raise ValueError(f"z must be a floating-point tensor with a batch axis, got {found}")
     if isinstance(batch_kwargs, str):
         raise ValueError(f"batch_kwargs must be a list of names, got {batch_kwargs!r}")
+    batch_kwargs = tuple(batch_kwargs)
     for name in batch_kwargs:
         if name not in G_kwargs:
             raise ValueError(f"batch_kwargs names {name!r}, which was not passed")
-        if not torch.is_tensor(G_kwargs[name]) or G_kwargs[name].shape[:1] != z.shape[:1]:
-            shape = tuple(getattr(G_kwargs[name], "shape", ()))
+        shape = tuple(getattr(G_kwargs[name], "shape", ()))
+        if not torch.is_tensor(G_kwargs[name]) or shape[:1] != z.shape[:1]:
             raise ValueError(f"batch_kwargs: {name!r} must have the batch's length {len(z)} first, got shape {shape}")
     z = _at_least_float32(z)
-    directions = _draw_directions(k, z) if directions is None else _check_directions(directions, k, z)
-    return _Batch(z, directions, {name: _at_least_float32(v) for name, v in G_kwargs.items()}, tuple(batch_kwargs))
+    directions = None if k is None else _check_directions(directions, k, z)
+    return _Batch(z, directions, {name: _at_least_float32(v) for name, v in G_kwargs.items()}, batch_kwargs)
+
+
+def _check_directions(directions, k, z):
+    """Rademacher directions for every sample, [k, *z.shape] of ±1: those given, or independent random ones."""
+    if k < 2:
+        raise ValueError(f"k must be at least 2 (it is the number of values in a variance), got {k}")
+    expected = (k, *z.shape)
+    if directions is None:
+        return torch.randint(0, 2, expected, device=z.device).to(z.dtype) * 2 - 1
+    directions = torch.as_tensor(directions).to(z)
+    if tuple(directions.shape) != expected:
+        raise ValueError(f"directions must have shape [k, *z.shape] = {expected}, got {tuple(directions.shape)}")
+    stray = [] if _is_recorded() else directions[directions.abs() != 1]
+    if len(stray):
+        raise ValueError(f"directions must be +1 or -1 in every entry, got {stray[0].item()}")
+    return directions
 
 
 def _check_options(reduction, batched, memory, chunk_size, select=False):
@@ -381,7 +395,7 @@ def _check_options(reduction, batched, memory, chunk_size, select=False):
         raise ValueError(f"select=True needs the maximum reduction (torch.max), got {name}")
     if chunk_size is not None and reduction not in (torch.mean, torch.sum):
         raise ValueError(f"chunk_size needs the mean or sum reduction (torch.mean or torch.sum), got {name}")
-    if chunk_size is not None and not (isinstance(chunk_size, int) and chunk_size > 0):
+    if chunk_size is not None and not (hasattr(chunk_size, "__index__") and chunk_size > 0):
         raise ValueError(f"chunk_size must be a positive number of samples, got {chunk_size}")
     if memory not in (None, "lean"):
         raise ValueError(f'memory must be None or "lean", got {memory!r}')
@@ -389,27 +403,7 @@ def _check_options(reduction, batched, memory, chunk_size, select=False):
         raise ValueError(
             'batched=True and memory="lean" exclude each other: one makes all passes at once, the other one at a time'
         )
-    if memory:
-        return _lean
-    return _all_at_once if batched else _one_by_one
-
-
-def _draw_directions(k, z):
-    """k independent Rademacher directions for every sample: [k, *z.shape], entries ±1."""
-    return torch.randint(0, 2, (k, *z.shape), device=z.device).to(z.dtype) * 2 - 1
-
-
-def _check_directions(directions, k, z):
-    directions = torch.as_tensor(directions).to(z)
-    expected = (k, *z.shape)
-    if tuple(directions.shape) != expected:
-        raise ValueError(f"directions must have shape [k, *z.shape] = {expected}, got {tuple(directions.shape)}")
-    if _is_recorded():
-        return directions
-    stray = directions[directions.abs() != 1]
-    if stray.numel():
-        raise ValueError(f"directions must be +1 or -1 in every entry, got {stray[0].item()}")
-    return directions
+    return _lean if memory else _all_at_once if batched else _one_by_one
 
 
 def _check_axes(axes, k, z):
@@ -451,10 +445,6 @@ def _at_least_float32(value):
     return value.float() if is_half else value
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# What surrounds a pass: random numbers, precision
-
-
 def _is_recorded():
     """Whether torch.compile or a CUDA graph is recording: nothing may then depend on values, or be done beside it."""
     compiling = getattr(getattr(torch, "compiler", None), "is_compiling", bool)
@@ -484,7 +474,8 @@ def _has_changed(state):
 @contextlib.contextmanager
 def _float32(z):
     """Within it nothing is computed in less than float32, but G's own doing: no TF32, no autocast on z's device."""
-    with full_float32(), torch.autocast(device_type=z.device.type, enabled=False):
+    has_autocast = getattr(torch.amp, "is_autocast_available", ["cpu", "cuda", "xpu"].__contains__)(z.device.type)
+    with full_float32(), torch.autocast(z.device.type, enabled=False) if has_autocast else contextlib.nullcontext():
         yield
 
 
@@ -506,11 +497,8 @@ def full_float32():
             torch.set_default_dtype(torch.float32)
         if hasattr(backends, "fp32_precision"):  # PyTorch 2.9 and later; mixed with these, the older switches can raise
             # From the general to the particular: whatever does not follow has a setting of its own, to be put back.
-            mkldnn, cuda = (
-                backends.mkldnn,
-                [backends.cudnn, backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn],
-            )
-            for owner in [backends, *cuda, mkldnn.matmul, mkldnn.conv, mkldnn.rnn]:
+            names = "cudnn cuda.matmul cudnn.conv cudnn.rnn mkldnn.matmul mkldnn.conv mkldnn.rnn"
+            for owner in [backends, *operator.attrgetter(*names.split())(backends)]:
                 if owner.fp32_precision != "ieee":
                     undo.callback(setattr, owner, "fp32_precision", owner.fp32_precision)
                     owner.fp32_precision = "ieee"

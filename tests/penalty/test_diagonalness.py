@@ -6,6 +6,8 @@ import tensorflow as tf
 import torch
 from test_penalty_interface import smooth_network
 
+import hessian_penalty_pytorch
+
 
 def random_pairs(k, z, seed):
     """Pairs (a, b), a ≠ b, [k, N, 2]."""
@@ -168,6 +170,14 @@ def test_pairs_are_different_components_drawn_evenly_for_every_sample(framework)
     off = counts[~np.eye(4, dtype=bool)] - len(z) / 12
     assert np.max(np.abs(off)) < 5 * np.sqrt(len(z) / 12 * 11 / 12)
     assert np.mean(first == second) == pytest.approx(1 / 12, abs=5 * np.sqrt(11 / 144 / len(z)))
+
+
+def test_axes_that_are_given_leave_the_generator_alone():
+    """So that looking at a run does not change its course."""
+    z, axes = torch.randn(4, 3), random_pairs(1, np.zeros((4, 3)), seed=0)
+    before = torch.get_rng_state()
+    hessian_penalty_pytorch.diagonalness(torch.tanh, z, axes=axes)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_one_sample_has_a_ratio_and_no_error(framework):

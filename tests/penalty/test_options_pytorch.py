@@ -165,13 +165,31 @@ def position_in_the_batch():
     return lambda z: torch.tanh(z @ weight * torch.linspace(0.5, 3, len(z), dtype=torch.float64)[:, None])
 
 
+def only_its_own_batch_size():
+    weight = torch.randn(NZ, 16, dtype=torch.float64)
+
+    def G(z):
+        assert len(z) == N, "a batch of\nanother size"
+        return torch.tanh(z @ weight)
+
+    return G
+
+
 def dropout():
     weight = torch.randn(NZ, 16, dtype=torch.float64)
     return lambda z: torch.tanh(functional.dropout(z @ weight, 0.5))
 
 
 @pytest.mark.parametrize(
-    "make", [norm_in_training_mode, noise_of_ones_own, a_batch_closed_over, position_in_the_batch, dropout]
+    "make",
+    [
+        norm_in_training_mode,
+        noise_of_ones_own,
+        a_batch_closed_over,
+        position_in_the_batch,
+        only_its_own_batch_size,
+        dropout,
+    ],
 )
 def test_select_notices_samples_that_are_not_independent_and_differentiates_all(make, z):
     torch.manual_seed(0)
@@ -179,8 +197,9 @@ def test_select_notices_samples_that_are_not_independent_and_differentiates_all(
     torch.manual_seed(1)
     expected = value_and_gradients(hessian_penalty, G, z, directions=directions)
     torch.manual_seed(1)
-    with pytest.warns(UserWarning, match="select=True: .* all were differentiated"):
+    with pytest.warns(UserWarning, match="^select=True: all samples were differentiated, since ") as caught:
         found = value_and_gradients(hessian_penalty, G, z, directions=directions, select=True)
+    assert len(caught) == 1 and caught[0].filename == __file__ and "\n" not in str(caught[0].message)
     if make is not noise_of_ones_own:  # its next numbers are others
         assert_same(found, expected)
 
@@ -197,11 +216,62 @@ def test_select_is_quiet_where_only_rounding_errors_are_left(z):
     assert 0 <= value < 1e-3
 
 
+def test_select_is_not_taken_in_by_a_value_that_is_not_a_number(z):
+    """A spread that a batch of one, which memory="lean" makes of one activation, does not have."""
+    weight = torch.randn(NZ, 16, dtype=torch.float64)
+
+    def G(z):
+        hidden = z @ weight
+        spread = ((hidden - hidden.mean(dim=0)).square().sum(dim=0) / (len(z) - 1)).sqrt()
+        return torch.tanh(hidden / spread)
+
+    directions = signs(2, N, NZ)
+    expected = value_and_gradients(hessian_penalty, G, z, directions=directions)
+    with pytest.warns(UserWarning, match="all samples were differentiated"):
+        assert_same(
+            value_and_gradients(hessian_penalty, G, z, directions=directions, select=True, memory="lean"), expected
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # where the plain value is none either, there is nothing to warn of
+        assert torch.isnan(hessian_penalty(lambda z: torch.log(-(z**2)) * z, z, select=True))
+
+
 def test_as_many_activations_as_samples_leave_nothing_to_select(z):
-    G, directions = Network(softplus), signs(2, 3, NZ)
+    """One pass tells, and nothing is said, not even of random numbers."""
+    G, directions, passes = Network(softplus), signs(2, 3, NZ), []
+
+    def counting(z, y):
+        passes.append(torch.is_grad_enabled())
+        return [functional.dropout(activation, 0.5) for activation in G(z, y)]
+
     condition = dict(y=CLASSES[:3], directions=directions)
-    expected = value_and_gradients(hessian_penalty, G, z[:3], **condition)
-    assert value_and_gradients(hessian_penalty, G, z[:3], select=True, **condition)[0] == expected[0]
+    torch.manual_seed(0)
+    expected = hessian_penalty(counting, z[:3], **condition)
+    assert passes == [True] * 4
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert hessian_penalty(counting, z[:3], select=True, **condition) == expected
+    assert passes[4:] == [False] + [True] * 4
+
+
+def test_names_of_keywords_are_gs_own(z):
+    """Any but those of the call, and named by any iterable."""
+    value = hessian_penalty(lambda z: z**2 * z.flip(1), z, directions=signs(2, N, NZ)).item()
+
+    def G(z, a, b, function, kwargs, batch):
+        return a * b * function * kwargs * batch * z**2 * z.flip(1)
+
+    scales = dict(a=torch.ones(N, 1), b=1, function=1, kwargs=1, batch=1)
+    for options in (dict(select=True), dict(batched=True), dict(memory="lean")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            names = (name for name in ["a"])
+            found = hessian_penalty(G, z, directions=signs(2, N, NZ), batch_kwargs=names, **options, **scales)
+        assert found.item() == pytest.approx(value, rel=1e-9)
+    if EXACT:  # of a cubic, differences along signs are exact too, but for rounding
+        found = hessian_penalty(G, z, directions=signs(2, N, NZ), exact=True, **scales)
+        assert found.item() == pytest.approx(value, rel=1e-9)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -240,6 +310,25 @@ def test_little_memory_is_held_whatever_k_is(function):
     one_pass = size * N * hidden
     assert held[2, None] > 2 * 2 * one_pass and held[8, None] > 2 * 8 * one_pass
     assert held[8, "lean"] < held[2, "lean"] + 10 * size * N * (NZ + outputs) * 8 < parameters + 2.5 * one_pass
+
+
+def test_a_chunk_size_of_numpy_is_one_too(z):
+    value = hessian_penalty(torch.tanh, z, reduction=torch.mean, chunk_size=np.int64(3), directions=signs(2, N, NZ))
+    assert value == hessian_penalty(torch.tanh, z, reduction=torch.mean, chunk_size=3, directions=signs(2, N, NZ))
+
+
+def test_gradients_of_gradients_are_the_same_too(z):
+    G, directions = Network(softplus), signs(2, N, NZ)
+
+    def of_squared_gradient(**options):
+        penalty = hessian_penalty(G, z, directions=directions, y=CLASSES, batch_kwargs=["y"], **options)
+        (gradient,) = torch.autograd.grad(penalty, G.first.weight, create_graph=True)
+        return torch.autograd.grad(gradient.square().sum(), G.second.weight)[0]
+
+    for options in (dict(select=True), dict(memory="lean"), dict(batched=True)):
+        assert torch.allclose(of_squared_gradient(**options), of_squared_gradient(), rtol=1e-8, atol=1e-12)
+    mean, chunked = (of_squared_gradient(reduction=torch.mean, chunk_size=size) for size in (None, 3))
+    assert torch.allclose(chunked, mean, rtol=1e-8, atol=1e-14) and mean.norm() > 0
 
 
 def test_chunks_hold_little_memory():
@@ -460,6 +549,13 @@ def test_a_default_dtype_of_half_precision_is_replaced_inside_and_put_back(z):
     finally:
         torch.set_default_dtype(before)
     assert set(dtypes) == {torch.float32} and after == torch.bfloat16
+
+
+def test_a_device_without_autocast_does():
+    """PyTorch's own stand-in: shapes without numbers. Older versions have no autocast on Apple's GPUs."""
+    z = torch.empty(N, NZ, device="meta")
+    for function in (hessian_penalty, orojar_penalty):
+        assert function(torch.tanh, z, memory="lean").shape == ()
 
 
 @pytest.mark.skipif(not hasattr(torch, "compile"), reason="torch.compile is PyTorch 2's")
