@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train a ProGAN: vanilla, with InfoGAN, or with the Hessian Penalty; from scratch, resumed or fine-tuned."""
+"""Train a ProGAN: vanilla, with InfoGAN, the Hessian Penalty or OroJaR; from scratch, resumed or fine-tuned."""
 
 import dataclasses
 import os
@@ -55,6 +55,7 @@ OWN_FLAGS = (  # in which workers may differ: matters of their host, or of worke
     "wandb_entity",
 )
 LOSS_FLAGS = (
+    "regularizer",
     "hp_lambda",
     "epsilon",
     "num_rademacher_samples",
@@ -126,13 +127,22 @@ class TrainingOptions:
     )
     lr: float = option(0.001, "learning rate of Adam, for both players", check=positive)
 
+    regularizer: str = option(
+        "hessian_penalty",
+        "what --hp_lambda weights: the Hessian Penalty, or its peer OroJaR (Wei et al. 2021), which makes the columns "
+        "of G's Jacobian orthogonal",
+        choices=tuple(schedule.REGULARIZERS),
+    )
     hp_lambda: float = option(
         0.05,
-        "weight of the Hessian Penalty; 0: none. In units of the unbiased estimator: published weights belong to a "
-        "biased one and are to be multiplied by (k-1)/k, so the published 0.1 and 0.025 are 0.05 and 0.0125 here",
+        "weight of the regularizer; 0: none. In units of the unbiased estimator: published weights of the Hessian "
+        "Penalty belong to a biased one and are to be multiplied by (k-1)/k, so the published 0.1 and 0.025 are 0.05 "
+        "and 0.0125 here",
         check=not_negative,
     )
-    epsilon: float = option(0.1, "step of its central differences; its size goes with 1/epsilon^4", check=positive)
+    epsilon: float = option(
+        0.1, "step of its central differences; the Hessian Penalty's size goes with 1/epsilon^4", check=positive
+    )
     num_rademacher_samples: int = option(2, "k: directions it samples for each z", check=at_least(2))
     layers_to_reg: list = option(
         None,
@@ -369,7 +379,7 @@ def loss_options_from_scratch(chosen):
 
 
 def new_run_dir(chosen):
-    method = "hessian_penalty" if chosen.hp_lambda else "infogan" if chosen.infogan_lambda else "vanilla"
+    method = chosen.regularizer if chosen.hp_lambda else "infogan" if chosen.infogan_lambda else "vanilla"
     name = os.path.basename(os.path.normpath(chosen.dataset))
     return runs.create_run_dir(chosen.results_dir, f"{name}-{chosen.resolution}px-{method}")
 
@@ -391,15 +401,21 @@ def resume_command(run_dir, chosen):
 def notes(chosen, given, loss_options, resumed):
     """Return the lines that say what a user might not expect."""
     lines = list(resumed.notes) if resumed else []
-    if "hp_lambda" in given and chosen.hp_lambda in PUBLISHED_HP_LAMBDAS:
+    name = loss_options.regularizer
+    if "hp_lambda" in given and name == "hessian_penalty" and chosen.hp_lambda in PUBLISHED_HP_LAMBDAS:
         k = chosen.num_rademacher_samples
         lines.append(
             f"note: {chosen.hp_lambda:g} is a published weight, of a biased estimator; "
             f"the same strength here is --hp_lambda {chosen.hp_lambda * (k - 1) / k:g}"
         )
+    if name == "orojar" and loss_options.hp_lambda == TrainOptions.hp_lambda:
+        lines.append(
+            f"note: --hp_lambda {loss_options.hp_lambda:g} suits the Hessian Penalty; OroJaR's values are thousands of "
+            "times as large, and grow with the square of an activation's size (small networks: begin with 1e-4)"
+        )
     if loss_options.hp_lambda and (loss_options.warmup_kimg or loss_options.hp_start_kimg):
         lines.append(
-            f"the Hessian Penalty's weight rises from 0 at {loss_options.hp_start_kimg:g} kimg to "
+            f"{schedule.REGULARIZERS[name]}'s weight rises from 0 at {loss_options.hp_start_kimg:g} kimg to "
             f"{loss_options.hp_lambda:g} over {loss_options.warmup_kimg:g} kimg"
         )
     return lines
@@ -419,6 +435,7 @@ class Resumed:
     def __init__(self, chosen, given):
         from progan.models import find_models
         from progan.snapshot import find_snapshot, load_snapshot
+        from progan.stage import LossOptions
 
         which = chosen.resume_snapshot
         self.run_dir = None
@@ -434,6 +451,8 @@ class Resumed:
         self.notes = [f"from {self.path}, {self.snapshot.kimg:g} kimg"]
         self.recorded = {part: self.snapshot.options.get(part) for part in ("flags", "loss")}
         self.options = self._merged_options(chosen, given)
+        if self.recorded["loss"] is not None:  # an older version may not have had all of them
+            self.recorded["loss"] = dataclasses.asdict(LossOptions(**self.recorded["loss"]))
         changed = self._changed_losses(given)
         self._continues = not changed and self.recorded["loss"] is not None
         in_its_run = self.run_dir is not None and os.path.dirname(self.path) == self.run_dir

@@ -1,8 +1,8 @@
-"""The players' losses: WGAN-GP, the Hessian Penalty over G's layers, and InfoGAN's regression. All scalars, float32."""
+"""The players' losses: WGAN-GP, the penalties of G's layers, and InfoGAN's regression. All scalars, float32."""
 
 import tensorflow.compat.v1 as tf
 
-from hessian_penalty_tf import hessian_penalty
+from hessian_penalty_tf import hessian_penalty, orojar_penalty
 from progan.networks import lerp
 
 GRADIENT_PENALTY_WEIGHT = 10.0
@@ -45,23 +45,18 @@ def infogan_loss(code, z):
     return tf.reduce_mean(tf.square(code - z[:, : int(code.shape[1])]))
 
 
-def layer_penalties(G, z, layers, directions, epsilon):
-    """Return the list of Hessian Penalties (reduction max) of G's activations at `layers`, with respect to the raw z.
+def layer_penalties(regularizer, G, z, layers, directions, epsilon):
+    """Return the list of penalties of G's activations at `layers`, with respect to the raw z.
 
-    layers      numbers counted from 1, as in `Generator.__call__`
-    directions  float32 [k, N, nz], entries +-1: shared by all layers
+    regularizer  'hessian_penalty': the largest of all elements' and samples'; 'orojar': the mean over samples
+    layers       numbers counted from 1, as in `Generator.activations`
+    directions   float32 [k, N, nz], entries +-1: shared by all layers
     """
 
     def activations(z):
-        _, every = G(z)
-        return [every[layer - 1] for layer in layers]
+        return G.activations(z, layers)
 
-    return hessian_penalty(
-        activations,
-        z,
-        k=int(directions.shape[0]),
-        epsilon=epsilon,
-        reduction=tf.reduce_max,
-        return_separately=True,
-        directions=directions,
-    )
+    common = {"k": int(directions.shape[0]), "epsilon": epsilon, "directions": directions, "return_separately": True}
+    if regularizer == "orojar":
+        return orojar_penalty(activations, z, **common)
+    return hessian_penalty(activations, z, select=True, **common)

@@ -7,6 +7,7 @@ inside a graph.
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -252,33 +253,45 @@ class Generator(_Network):
         activations        list of 4-D tensors right after pixel norm: layer 1 is the 4x4 dense one, 2 the 4x4
                            convolution, then two a resolution; at the full resolution the images come last
         """
-        activations = []
+        activations = list(self._layers(z, normalize_latents))
+        images = self._images(activations)
+        if self.resolution == self.spec.resolution:
+            activations.append(images)
+        return images, activations
 
-        def finish(x):
-            x = pixel_norm(leaky_relu(x), self.channel_axis)
-            activations.append(x)
-            return x
+    def activations(self, z, layers):
+        """Return the activations of latents z at `layers`, counted from 1; G ends at the deepest of them."""
+        every = list(itertools.islice(self._layers(z), max(layers)))
+        if max(layers) > len(every):
+            every.append(self._images(every))
+        return [every[layer - 1] for layer in layers]
 
+    def _layers(self, z, normalize_latents=True):
+        """Yield layer after layer, but for the images; each is added to the graph when it is asked for."""
         width = self.spec.width(4)
         x = pixel_norm(z, axis=1) if normalize_latents else z
         # The gain of the first layer is a quarter of the others', and its bias has one entry a map, not one an output.
         x = tf.reshape(self._dense("4x4/Dense", x, gain=GAIN / 4), [-1, width, 4, 4])
-        x = finish(self._bias("4x4/Dense", self._to(x, "NCHW", self.data_format)))
-        x = finish(self._conv("4x4/Conv", x))
-        before = None
+        x = self._finish(self._bias("4x4/Dense", self._to(x, "NCHW", self.data_format)))
+        yield x
+        x = self._finish(self._conv("4x4/Conv", x))
+        yield x
         for res in self.spec.resolutions():
             if res > self.resolution:
                 break
-            before = x
-            x = finish(self._conv_up(f"{res}x{res}/Conv0_up", x))
-            x = finish(self._conv(f"{res}x{res}/Conv1", x))
+            x = self._finish(self._conv_up(f"{res}x{res}/Conv0_up", x))
+            yield x
+            x = self._finish(self._conv(f"{res}x{res}/Conv1", x))
+            yield x
 
-        images = self._to_rgb(x, self.resolution)
-        if self.fade is not None:
-            images = lerp(images, upscale(self._to_rgb(before, self.resolution // 2)), self.fade)
-        if self.resolution == self.spec.resolution:
-            activations.append(images)
-        return images, activations
+    def _finish(self, x):
+        return pixel_norm(leaky_relu(x), self.channel_axis)
+
+    def _images(self, activations):
+        images = self._to_rgb(activations[-1], self.resolution)
+        if self.fade is not None:  # the last layer of the previous resolution has two of this one behind it
+            images = lerp(images, upscale(self._to_rgb(activations[-3], self.resolution // 2)), self.fade)
+        return images
 
     def _to_rgb(self, x, resolution):
         """1x1 convolution to an image: linear, gain 1, neither tanh nor clipping."""

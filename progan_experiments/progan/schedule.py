@@ -6,6 +6,8 @@ the share of the previous, coarser resolution while a new one fades in (Karras e
 
 import math
 
+REGULARIZERS = {"hessian_penalty": "the Hessian Penalty", "orojar": "OroJaR"}  # {value of --regularizer: its name}
+
 # Real images a step at four GPUs, and kimg between two reports, by resolution: the published settings.
 MINIBATCH_4_GPUS = {4: 2048, 8: 1024, 16: 512, 32: 256, 64: 128, 128: 96, 256: 32}
 TICK_KIMG = {4: 160, 8: 140, 16: 120, 32: 100, 64: 80, 128: 60, 256: 40}

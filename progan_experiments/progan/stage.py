@@ -36,13 +36,14 @@ OLD_SLOT_NAMES = {
 class LossOptions:
     """What the networks are trained for. A change of these makes another experiment.
 
-    hp_lambda               weight of the Hessian Penalty, in unbiased units; 0: none
+    hp_lambda               weight of the regularizer, in units of the unbiased estimator; 0: none
     epsilon                 step of its central differences
     num_rademacher_samples  k, directions a sample
     layers_to_reg           layers of G that it regularises, counted from 1
     warmup_kimg             kimg over which its weight rises linearly from 0...
     hp_start_kimg           ...from here on; before that it is off
     infogan_lambda          weight of InfoGAN's regression; 0: none
+    regularizer             'hessian_penalty' or 'orojar'; runs of before there was a choice do not record it
     """
 
     hp_lambda: float
@@ -52,6 +53,7 @@ class LossOptions:
     warmup_kimg: float
     hp_start_kimg: float
     infogan_lambda: float
+    regularizer: str = "hessian_penalty"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +62,7 @@ class StageKey:
 
     resolution: int
     fading: bool  # the previous resolution is still blended in
-    penalised: bool  # with the Hessian Penalty
+    penalised: bool  # with the regularizer
     minibatch: int  # real images a step, of all workers together
 
 
@@ -111,7 +113,7 @@ class Stage:
         Returns {name: float}: every loss and its terms, and how many updates were `skipped` (gradients not finite).
 
         images     uint8 [minibatch, resolution, resolution, channels]; of several workers, this one's part of them
-        hp_weight  weight of the Hessian Penalty at this moment
+        hp_weight  weight of the regularizer at this moment
         """
         k = self.options.num_rademacher_samples
 
@@ -135,8 +137,9 @@ class Stage:
 
     def describe(self):
         """Return a line for the log: what is trained now."""
-        size, key = f"{self.key.resolution}x{self.key.resolution}", self.key
-        penalty = "the Hessian Penalty on layers " + " ".join(map(str, self.layers)) if key.penalised else "no penalty"
+        size, key, penalty = f"{self.key.resolution}x{self.key.resolution}", self.key, "no penalty"
+        if key.penalised:
+            penalty = f"{schedule.REGULARIZERS[self.options.regularizer]} on layers {' '.join(map(str, self.layers))}"
         return f"{size}{', fading in' if key.fading else ''}: minibatch {key.minibatch}, {penalty}"
 
     def read(self, networks):
@@ -229,9 +232,12 @@ class Stage:
             terms["infogan/G"] = losses.infogan_loss(code, self._z)
             loss += self.options.infogan_lambda * terms["infogan/G"]
         if self.key.penalised:
-            penalties = losses.layer_penalties(self._G, self._z, self.layers, self._directions, self.options.epsilon)
+            name = self.options.regularizer
+            penalties = losses.layer_penalties(
+                name, self._G, self._z, self.layers, self._directions, self.options.epsilon
+            )
             loss += tf.reduce_sum(tf.stack(penalties) * self._layer_weights)
-            terms.update({f"hessian_penalty/layer_{n:02d}": value for n, value in zip(self.layers, penalties)})
+            terms.update({f"{name}/layer_{n:02d}": value for n, value in zip(self.layers, penalties)})
         self._step_G, self._terms_G = self._minimise(loss, terms, "G", lr)
 
     def _minimise(self, loss, terms, net, lr):

@@ -165,7 +165,7 @@ def train(
                     {
                         "progress/kimg": state.images_shown / 1000,
                         "progress/lod": lod,
-                        "progress/hessian_penalty_weight": hp_weight,
+                        f"progress/{loss_options.regularizer}_weight": hp_weight,
                         "progress/minibatch": size,
                         "progress/skipped_updates": state.skipped_updates,
                         "timing/seconds_per_kimg": seconds_per_kimg,
@@ -182,7 +182,7 @@ def train(
                     sample = stage.sampler(lod)
                     scalars.update(reporter.diagonalness(sample))
                     reporter.scalars(scalars, state.images_shown)
-                    log(_line(state, scalars, lod, resolution))
+                    log(_line(state, scalars, lod, resolution, loss_options.regularizer))
                     if interpolation_ticks and state.tick % interpolation_ticks == 0:
                         reporter.traversal(sample, state.images_shown)
                     if evaluate is not None and (done or state.tick % evaluation_ticks == 0):
@@ -251,12 +251,12 @@ def _check_finite(values, step):
             )
 
 
-def _line(state, scalars, lod, resolution):
-    penalty = sum(value for name, value in scalars.items() if name.startswith("hessian_penalty/"))
+def _line(state, scalars, lod, resolution, regularizer):
+    penalty = sum(value for name, value in scalars.items() if name.startswith(f"{regularizer}/"))
     return (
         f"tick {state.tick:<4d} kimg {state.images_shown / 1000:<9.1f} lod {lod:.2f} ({resolution}x{resolution})  "
         f"{scalars['timing/seconds_per_kimg']:.2f} s/kimg  loss D {scalars['loss/D']:.3f} G {scalars['loss/G']:.3f}"
-        + (f"  penalty {penalty:.4g}" if penalty else "")
+        + (f"  {'penalty' if regularizer == 'hessian_penalty' else regularizer} {penalty:.4g}" if penalty else "")
         + f"  diagonal-ness {scalars['diagonalness/energy_share']:.3f}"
         + (f"  skipped updates {state.skipped_updates}" if state.skipped_updates else "")
     )

@@ -136,18 +136,34 @@ def discriminator(weights, images, resolution, full_resolution, fade=None):
     return head("4x4", minibatch_stddev(x)), code
 
 
-def hessian_penalties(weights, z, layers, directions, epsilon, resolution, full_resolution, fade=None):
-    """Return the Hessian Penalty of each of the layers by its definition: max over elements of Var_v((Δ²G)/ε²)."""
+def hessian_penalties(*arguments, **keywords):
+    """Return the Hessian Penalty of each of the layers by its definition: max over elements of Var_v((Δ²G)/ε²).
+
+    The arguments are those of `_passes`.
+    """
+    epsilon, penalties = arguments[4], []
+    for centre, pairs in _passes(*arguments, **keywords):
+        second = [(plus - 2 * centre + minus) / epsilon**2 for plus, minus in pairs]
+        penalties.append(np.var(second, axis=0, ddof=1).max())
+    return penalties
+
+
+def orojar_penalties(*arguments, **keywords):
+    """Return OroJaR's penalty of each of the layers by its definition: the mean over samples of Var_v(||J v||²)."""
+    epsilon, penalties = arguments[4], []
+    for _, pairs in _passes(*arguments, **keywords):
+        slopes = [((plus - minus) / (2 * epsilon)).reshape(len(plus), -1) for plus, minus in pairs]
+        penalties.append(np.var([(slope**2).sum(axis=1) for slope in slopes], axis=0, ddof=1).mean())
+    return penalties
+
+
+def _passes(weights, z, layers, directions, epsilon, resolution, full_resolution, fade=None):
+    """Return for each of the layers (its activation at z, [(at z + εv, at z − εv) for v in directions])."""
 
     def activations(z):
         images, every = generator(weights, z, resolution, full_resolution, fade)
         every = [*every, images] if resolution == full_resolution else every
         return [every[layer - 1] for layer in layers]
 
-    centre = activations(z)
-    second = [[] for _ in layers]
-    for v in directions:
-        plus, minus = activations(z + epsilon * v), activations(z - epsilon * v)
-        for values, high, middle, low in zip(second, plus, centre, minus):
-            values.append((high - 2 * middle + low) / epsilon**2)
-    return [np.var(values, axis=0, ddof=1).max() for values in second]
+    pairs = [list(zip(activations(z + epsilon * v), activations(z - epsilon * v))) for v in directions]
+    return [(centre, [pair[i] for pair in pairs]) for i, centre in enumerate(activations(z))]

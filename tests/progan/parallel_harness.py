@@ -17,8 +17,7 @@ import tensorflow.compat.v1 as tf
 from parallel_helpers import use_plain_graphs
 from progan_helpers import random_networks
 
-from hessian_penalty_tf import hessian_penalty
-from progan import losses, networks, stage
+from progan import networks, stage
 from progan.cluster import Cluster
 from progan.launch import free_ports
 from progan.networks import NetworkSpec
@@ -27,16 +26,17 @@ from progan.stage import LossOptions, Stage, StageKey
 
 SPEC = NetworkSpec(resolution=8, channels=1, nz=3, fmap_base=16, infogan_nz=2)
 LAYERS = [1, 2, 3, 4]
-FADE, HP_WEIGHT, LR, MINIBATCH, SEED, STEP, EPSILON = 0.4, 0.02, 0.01, 16, 7, 30, 0.1
+FADE, LR, MINIBATCH, SEED, STEP, EPSILON = 0.4, 0.01, 16, 7, 30, 0.1
+HP_WEIGHTS = {"hessian_penalty": 0.02, "orojar": 0.001}
 
 SILENCE = 60  # seconds; nobody is to be lost here, however slow the machine
 
-# {name: (resolution, optimiser, reduction of the penalty or None, InfoGAN, steps)}; 8 px fade in
+# {name: (resolution, optimiser, regularizer or None, InfoGAN, steps)}; 8 px fade in
 CASES = {
-    "SGD, all losses": (8, "SGD", "mean", 0.5, 3),
+    "SGD, all losses": (8, "SGD", "orojar", 0.5, 3),
     "SGD, InfoGAN": (4, "SGD", None, 0.5, 3),
     "Adam": (4, "Adam", None, 0.0, 3),
-    "maximum": (4, "SGD", "max", 0.0, 1),
+    "maximum": (4, "SGD", "hessian_penalty", 0.0, 1),
 }
 BY_WORKERS = {
     1: ["SGD, all losses", "SGD, InfoGAN", "Adam"],
@@ -45,16 +45,9 @@ BY_WORKERS = {
 }
 
 
-def loss_options(infogan_lambda):
-    return LossOptions(HP_WEIGHT, EPSILON, 2, LAYERS, 0, 0, infogan_lambda)
-
-
-def mean_penalties(G, z, layers, directions, epsilon):
-    """losses.layer_penalties, but for the reduction."""
-    return hessian_penalty(
-        lambda z: [G(z)[1][layer - 1] for layer in layers], z, k=2, epsilon=epsilon, reduction=tf.reduce_mean,
-        return_separately=True, directions=directions,
-    )  # fmt: skip
+def loss_options(infogan_lambda, regularizer):
+    weight = HP_WEIGHTS.get(regularizer, 0.0)
+    return LossOptions(weight, EPSILON, 2, LAYERS, 0, 0, infogan_lambda, regularizer or "hessian_penalty")
 
 
 def smooth_relu(x):
@@ -74,16 +67,16 @@ def start(infogan_lambda, seed=0):
     return random_networks(spec_of(infogan_lambda), seed)
 
 
-def build(workers, networks, resolution, reduction=None, infogan_lambda=0.0, slots=None):
-    key = StageKey(resolution, fading=resolution > 4, penalised=reduction is not None, minibatch=MINIBATCH)
-    spec = spec_of(infogan_lambda)
-    return Stage(key, spec, loss_options(infogan_lambda), networks, slots, LR, num_threads=1, workers=workers)
+def build(workers, networks, resolution, regularizer=None, infogan_lambda=0.0, slots=None):
+    key = StageKey(resolution, fading=resolution > 4, penalised=regularizer is not None, minibatch=MINIBATCH)
+    options = loss_options(infogan_lambda, regularizer)
+    return Stage(key, spec_of(infogan_lambda), options, networks, slots, LR, num_threads=1, workers=workers)
 
 
 def train_step(built, workers, step):
     size = built.key.resolution
     images = np.random.RandomState(step).randint(0, 256, size=[MINIBATCH, size, size, 1]).astype(np.uint8)
-    values = built.train_step(images[workers.part], FADE, HP_WEIGHT, SEED, step)
+    values = built.train_step(images[workers.part], FADE, built.options.hp_lambda, SEED, step)
     return {name: float(value) for name, value in values.items()}
 
 
@@ -94,15 +87,13 @@ def read(built):
     return {"weights": weights, "slots": {name: value.tolist() for name, value in built.read_slots().items()}}
 
 
-def steps_of(workers, resolution, optimiser, reduction, infogan_lambda, steps):
+def steps_of(workers, resolution, optimiser, regularizer, infogan_lambda, steps):
     with contextlib.ExitStack() as stack:
         if optimiser == "SGD":
             stack.enter_context(mock.patch.object(tf.train, "AdamOptimizer", descent))
-        if reduction == "mean":
-            stack.enter_context(mock.patch.object(losses, "layer_penalties", mean_penalties))
-        if reduction != "max":  # whose truth has the leaky one
+        if regularizer != "hessian_penalty":  # whose truth has the leaky one
             stack.enter_context(mock.patch.object(networks, "leaky_relu", smooth_relu))
-        built = build(workers, start(infogan_lambda), resolution, reduction, infogan_lambda)
+        built = build(workers, start(infogan_lambda), resolution, regularizer, infogan_lambda)
     values = [train_step(built, workers, step) for step in range(STEP, STEP + steps)]
     result = dict(read(built), values=values)
     built.close()

@@ -1,5 +1,7 @@
 """One training step against NumPy: what is fed, every loss, the gradients, Adam, the average, skipped updates."""
 
+import dataclasses
+
 import numpy as np
 import numpy_progan
 import pytest
@@ -41,7 +43,7 @@ class Steps:
         self.images = np.random.RandomState(1).randint(0, 256, size=[MINIBATCH, 8, 8, 1]).astype(np.uint8)
         start = random_networks(SPEC)
         stage = Stage(key, SPEC, OPTIONS, start, None, LR, num_threads=1)
-        self.layers = stage.layers
+        self.layers, self.stage = stage.layers, stage
         self.networks, self.slots, self.values = [start], [stage.read_slots()], []
         for step in (STEP, STEP + 1):
             self.values.append(stage.train_step(self.images, LOD, HP_WEIGHT, SEED, step))
@@ -132,6 +134,62 @@ def test_nothing_else_is_logged(steps):
     names = {"D/wasserstein", "D/drift", "D/gradient_penalty", "infogan/D", "infogan/G", "loss/D", "loss/G", "skipped"}
     names |= {"hessian_penalty/layer_01", "hessian_penalty/layer_03", "hessian_penalty/layer_04"}
     assert set(steps.values[0]) == names and steps.values[0]["skipped"] == 0
+
+
+@pytest.fixture(scope="module")
+def orojar():
+    """(the stage, what its first step gave, G's slots after it), like `steps` but for the regularizer."""
+    key = StageKey(resolution=8, fading=True, penalised=True, minibatch=MINIBATCH)
+    images = np.random.RandomState(1).randint(0, 256, size=[MINIBATCH, 8, 8, 1]).astype(np.uint8)
+    options = dataclasses.replace(OPTIONS, regularizer="orojar")
+    stage = Stage(key, SPEC, options, random_networks(SPEC), None, LR, num_threads=1)
+    yield stage, stage.train_step(images, LOD, HP_WEIGHT, SEED, STEP), stage.read_slots()
+    stage.close()
+
+
+def orojar_loss(steps, G):
+    """(its penalties, its share of G's loss), of the first step."""
+    penalties = numpy_progan.orojar_penalties(
+        double(G), steps.drawn(LATENTS_G), [1, 3, 4], steps.drawn(DIRECTIONS), 0.1, 8, 16, fade=0.3
+    )
+    return penalties, HP_WEIGHT * np.dot(SHARES, penalties)
+
+
+def test_orojar_takes_the_hessian_penaltys_place(steps, orojar):
+    """Its losses and names; all others are the same."""
+    _, values, _ = orojar
+    penalties, share = orojar_loss(steps, steps.networks[0]["G"])
+    others = {name: value for name, value in steps.values[0].items() if "hessian" not in name and name != "loss/G"}
+    expected = dict(others, **{f"orojar/layer_{layer:02d}": value for layer, value in zip([1, 3, 4], penalties)})
+    hessian = sum(HP_WEIGHT * s * steps.values[0][f"hessian_penalty/layer_{n:02d}"] for s, n in zip(SHARES, (1, 3, 4)))
+    expected["loss/G"] = steps.values[0]["loss/G"] - hessian + share
+    assert set(values) == set(expected)
+    assert values == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["4x4/Dense/weight", "8x8/Conv1/weight"])
+def test_gradients_of_orojar(steps, orojar, name):
+    """What G's gradient has that the other losses do not give; truth: a central difference in NumPy."""
+    found = slot(orojar[2], "G", name, "m")
+    entry, parts = np.unravel_index(np.abs(found).argmax(), found.shape), []
+    for step in (1e-6, -1e-6):
+        G = double(steps.networks[0]["G"])
+        G[name][entry] += step
+        values = generator_loss(steps, G)
+        hessian = [values[f"hessian_penalty/layer_{layer:02d}"] for layer in (1, 3, 4)]
+        parts.append(values["loss/G"] - HP_WEIGHT * np.dot(SHARES, hessian) + orojar_loss(steps, G)[1])
+    assert found[entry] == pytest.approx((parts[0] - parts[1]) / 2e-6, rel=0.02)
+
+
+def test_a_stage_says_what_it_trains(orojar):
+    assert orojar[0].describe() == "8x8, fading in: minibatch 4, OroJaR on layers 1 3 4"
+
+
+def test_nothing_is_drawn_inside_a_graph(steps, orojar):
+    """All is fed, as a function of (seed, step): a resume draws what the run would have drawn."""
+    for stage in (steps.stage, orojar[0]):
+        kinds = {operation.type for operation in stage._session.graph.get_operations()}
+        assert "Conv2D" in kinds and not [kind for kind in kinds if "Random" in kind or "Multinomial" in kind]
 
 
 def slot(slots, net, name, which):

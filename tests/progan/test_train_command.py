@@ -107,6 +107,7 @@ def refusal(ending):
         ("--infogan_nz 2", "InfoGAN needs both"),
         ("--infogan_lambda 1", "InfoGAN needs both"),
         ("--hp_lambda -1", "--hp_lambda -1.0: must not be negative"),
+        ("--regularizer ridge", "argument --regularizer: invalid choice: 'ridge' (choose from "),
         ("--metrics FIT", "--metrics FIT: unknown; there are FID, KID, "),
         ("--metrics factors", "--metrics factors: "),
         ("--metrics FID --num_images 0", "--num_images 0: must be greater than 0"),
@@ -171,6 +172,7 @@ def test_defaults_are_the_published_ones(command, trainer):
         warmup_kimg=0,
         hp_start_kimg=0,
         infogan_lambda=0,
+        regularizer="hessian_penalty",
     )
     expected = dict(total_kimg=30000, seed=1000, lr=0.001, initial_resolution=4, stage_kimg=600, fade_kimg=600,
                     minibatch=None, tick_kimg=None, snapshot_kimg=None)  # fmt: skip
@@ -191,7 +193,13 @@ def test_options_json_tells_all_that_was_chosen(command, trainer):
 
 
 @pytest.mark.parametrize(
-    "flags, name", [("--hp_lambda 0", "vanilla"), ("--hp_lambda 0 --infogan_lambda 1 --infogan_nz 2", "infogan")]
+    "flags, name",
+    [
+        ("--hp_lambda 0", "vanilla"),
+        ("--hp_lambda 0 --regularizer orojar", "vanilla"),
+        ("--hp_lambda 0 --infogan_lambda 1 --infogan_nz 2", "infogan"),
+        ("--regularizer orojar", "orojar"),
+    ],
 )
 def test_run_names_tell_the_method(command, trainer, flags, name):
     command(f"{SMALL} {flags}")
@@ -207,8 +215,15 @@ def test_a_published_weight_is_remarked_upon(command, trainer, given, k, meant):
 
 
 def test_no_remark_without_reason(command, trainer):
-    for flags in ("", "--hp_lambda 0.05"):
-        assert "published" not in command(f"{SMALL} {flags}")[1]
+    for flags in ("", "--hp_lambda 0.05", "--regularizer orojar --hp_lambda 0.1"):
+        assert "note:" not in command(f"{SMALL} {flags}")[1]
+
+
+def test_orojar_with_the_hessian_penaltys_weight_is_remarked_upon(command, trainer):
+    _, out, _ = command(f"{SMALL} --regularizer orojar --warmup_kimg 7")
+    assert "note: --hp_lambda 0.05 suits the Hessian Penalty; OroJaR's values are thousands of times as large" in out
+    assert "OroJaR's weight rises from 0 at 0 kimg to 0.05 over 7 kimg" in out
+    assert trainer.last.losses.hp_lambda == 0.05 and trainer.last.losses.regularizer == "orojar"
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -256,6 +271,70 @@ def test_a_vanilla_run_is_fine_tuned_as_a_new_run(command, trainer):
     for name, value in random_networks(call.spec)["Gs"].items():
         np.testing.assert_array_equal(networks["Gs"][name], value)
     assert "rises from 0 at 0.5 kimg to 0.3 over 10000 kimg" in out
+
+
+def test_orojar_goes_on_in_place_and_another_regularizer_starts_a_new_run(command, trainer):
+    command(f"{SMALL} --regularizer orojar --hp_lambda 0.001 --warmup_kimg 3")
+    first = trainer.last
+    assert first.losses.regularizer == first.record["flags"]["regularizer"] == "orojar"
+    for flags in ("", "--regularizer orojar"):
+        command(f"--resume_exp 0 {flags}")
+        assert (trainer.last.run_dir, trainer.last.losses) == (first.run_dir, first.losses)
+        assert trainer.last.start[1] is not None
+    _, out, _ = command("--resume_exp 0 --regularizer hessian_penalty")
+    assert "other losses than that run's (regularizer): a new run" in out
+    assert os.path.basename(trainer.last.run_dir) == "00001-squares-16px-hessian_penalty"
+    assert trainer.last.losses == dataclasses.replace(first.losses, regularizer="hessian_penalty")
+    assert trainer.last.start[1] is None
+
+
+def test_a_vanilla_run_is_fine_tuned_with_orojar(command, trainer):
+    command(f"{SMALL} --hp_lambda 0")
+    _, out, _ = command("--resume_exp 0 --regularizer orojar --hp_lambda 0.001")
+    assert os.path.basename(trainer.last.run_dir) == "00001-squares-16px-orojar"
+    assert losses_of(trainer.last) == (0.001, 0.5, 10000) and trainer.last.losses.regularizer == "orojar"
+    assert "OroJaR's weight rises from 0 at 0.5 kimg to 0.001 over 10000 kimg" in out
+
+
+def forget_regularizer(run_dir):
+    """Rewrite a run's snapshots as they were written when there was no --regularizer."""
+    for path in list_snapshots(run_dir).values():
+        snapshot = load_snapshot(path)
+        for part in ("flags", "loss"):
+            del snapshot.options[part]["regularizer"]
+        save_snapshot(path, snapshot)
+
+
+@pytest.mark.parametrize(
+    "flags", ["", "--regularizer hessian_penalty", "--regularizer hessian_penalty --hp_lambda 0.2"]
+)
+def test_a_run_of_before_there_was_a_choice_goes_on_in_place(command, trainer, flags):
+    command(f"{SMALL} --hp_lambda 0.2 --warmup_kimg 3")
+    first = trainer.last
+    forget_regularizer(first.run_dir)
+    assert command(f"--resume_exp 0 {flags}")[0] == 0
+    call = trainer.last
+    assert (call.run_dir, call.losses) == (first.run_dir, first.losses) and call.start[1] is not None
+    assert call.record["loss"]["regularizer"] == call.record["flags"]["regularizer"] == "hessian_penalty"
+
+
+def test_a_run_of_before_there_was_a_choice_is_fine_tuned(command, trainer):
+    command(f"{SMALL} --hp_lambda 0.2 --warmup_kimg 3")
+    first = trainer.last
+    forget_regularizer(first.run_dir)
+    _, out, _ = command("--resume_exp 0 --regularizer orojar")
+    assert "other losses than that run's (regularizer): a new run" in out
+    assert trainer.last.losses == dataclasses.replace(first.losses, regularizer="orojar")
+
+
+def test_a_shipped_model_is_fine_tuned_with_orojar(command, trainer):
+    """Their files are older than --regularizer."""
+    status, _, err = command("--resume_snapshot clevr_1fov_16_bl --dataset squares --num_gpus 0 --total_kimg 1000 "
+                             "--regularizer orojar --hp_lambda 0.00001")  # fmt: skip
+    assert status == 0, err
+    losses = trainer.last.losses
+    assert (losses.regularizer, losses.hp_lambda, losses.warmup_kimg) == ("orojar", 0.00001, 10000)
+    assert losses.hp_start_kimg == trainer.last.start[2].images_shown / 1000 > 0
 
 
 @pytest.mark.parametrize("warmup", [0, 2.5])
@@ -475,6 +554,19 @@ def test_what_a_run_leaves(command, results_dir):
         logged = [line.split(" ", 2)[2] for line in stream.read().splitlines()]
     assert logged == out.splitlines() and len([line for line in logged if line.startswith("tick ")]) == 3
     assert logged[-1] == f"done: {os.path.join(run_dir, 'network-snapshot-000000.safetensors')}"
+
+
+def test_orojars_names_take_the_hessian_penaltys_place(command, results_dir):
+    status, out, err = command(f"{TINY} --regularizer orojar --hp_lambda 0.00001")
+    assert status == 0, err
+    (name,) = os.listdir(results_dir)
+    scalars = read_scalars(os.path.join(results_dir, name))
+    assert {"orojar/layer_01", "orojar/layer_02", "progress/orojar_weight"} < set(scalars)
+    assert not [tag for tag in scalars if "hessian" in tag]
+    assert set(scalars["progress/orojar_weight"].values()) == {np.float32(0.00001)}
+    total = scalars["orojar/layer_01"][96] + scalars["orojar/layer_02"][96]
+    (found,) = [line.split("  orojar ")[1].split()[0] for line in out.splitlines() if line.startswith("tick 3 ")]
+    assert float(found) == pytest.approx(total, rel=1e-3) and "OroJaR on layers 1 2" in out
 
 
 def test_metrics_during_training(command, results_dir):
