@@ -45,24 +45,9 @@ import numpy as np
 
 
 def hessian_penalty(
-    G,
-    z,
-    k=2,
-    epsilon=0.1,
-    reduction=jnp.max,
-    return_separately=False,
-    G_z=None,
-    *,
-    key=None,
-    directions=None,
-    select=False,
-    batched=False,
-    memory=None,
-    chunk_size=None,
-    exact=False,
-    batch_kwargs=(),
-    **G_kwargs,
-):
+    G, z, k=2, epsilon=0.1, reduction=jnp.max, return_separately=False, G_z=None, *, key=None, directions=None,
+    select=False, batched=False, memory=None, chunk_size=None, exact=False, batch_kwargs=(), **G_kwargs
+):  # fmt: skip
     """The Hessian Penalty of G at z, differentiable with respect to z and to whatever G closes over or is passed.
 
     :param G: function of an array like z, and of G_kwargs; returns one array or a list or tuple of arrays (activations
@@ -75,28 +60,28 @@ def hessian_penalty(
     :param G_z: ignored: G(z) is not needed. It is there so that calls look alike in all frameworks.
     :param key: a jax.random.key (or PRNGKey) to draw the directions from; needed unless they are given.
     :param directions: the directions v to use, an array [k, N, ...] of +1 and −1.
-    :param select: for the maximum reduction: find the sample that holds the maximum of each activation without
-        gradient, then differentiate these samples only. The same value and gradients to rounding (of samples that tie,
-        the first gets the whole gradient), in a third to half the time, if the samples of a batch do not influence each
-        other. That is verified where values are known, outside of jit and vmap; where it fails, or G fails on the
-        smaller batch, a warning says so and all samples are differentiated.
-    :param batched: all 2k passes at once, by vmap: G still sees N samples. Faster on small batches.
-    :param memory: "lean" recomputes each pair of passes during the backward pass: peak memory independent of k.
-    :param chunk_size: for the mean and sum reductions: so many samples at a time, recomputed in the backward pass.
-    :param exact: derivatives by forward-mode differentiation (k − 1 mixed products aᵀHb) instead of finite
-        differences; epsilon is not used. On piecewise linear networks (ReLU, leaky ReLU) the Hessian, and so this, is
-        zero almost everywhere, while the finite differences measure the kinks, which is what the method lives on
-        there. A warning says so when every activation comes out as exactly zero (outside of jit and vmap).
-    :param batch_kwargs: names of the G_kwargs (arrays, or pytrees of them) whose first axis is the batch, for select
-        and chunk_size to index like z.
     :param G_kwargs: passed on to G (which therefore has no keyword of the names above).
+
+    Options, for the same value and gradient in less time or memory. select and chunk_size take G to treat the samples
+    of a batch independently, and need to know which of G_kwargs go with them:
+
+    :param select: (maximum reduction only) find, without gradient, the sample that holds each activation's maximum, and
+        differentiate those samples alone. Where G fails on them, or, outside of jit and vmap, they do not reproduce
+        their maxima, a warning says so and all are differentiated. Of samples that tie, the first gets the whole
+        gradient.
+    :param batched: make all 2k passes at once, by vmap: G still sees N samples. Faster on small batches.
+    :param memory: "lean": compute each pair of passes again in the backward pass: peak memory independent of k.
+    :param chunk_size: (mean and sum reductions only) take so many samples at a time, and again in the backward pass.
+    :param batch_kwargs: names of those G_kwargs (arrays, or pytrees of them) whose first axis is the batch.
+    :param exact: derivatives by forward-mode differentiation (k − 1 mixed products aᵀHb) instead of differences: any
+        precision does, and epsilon is ignored. Not for piecewise linear networks (ReLU, leaky ReLU): their Hessian is
+        zero almost everywhere, while the differences measure their kinks, which is what the method lives on. A warning
+        says so, outside of jit and vmap, when every activation comes out as exactly zero.
     :raises ValueError: for arguments outside these bounds, and for outputs of G without the batch axis, in half
         precision, or changing in number from pass to pass. Values (of directions) are checked where they are known.
     """
-    z, G_kwargs = _check_inputs(z, k, epsilon, batched, memory, batch_kwargs, G_kwargs)
-    _check_chunk_size(chunk_size, reduction)
-    if select and reduction not in (jnp.max, jnp.amax):
-        raise ValueError(f"select=True needs the maximum reduction (jnp.max), got {_name(reduction)}")
+    z, G_kwargs, batch_kwargs = _check_inputs(z, epsilon, G_kwargs, batch_kwargs)
+    _check_options(reduction, batched, memory, chunk_size, select)
     directions = _get_directions(key, directions, k, z)
 
     def variances(z, directions, G_kwargs):
@@ -106,7 +91,8 @@ def hessian_penalty(
         if chunk_size is not None:
             penalties = _reduce_in_chunks(variances, reduction, z, directions, G_kwargs, batch_kwargs, chunk_size)
         elif select:
-            penalties = _maxima(variances, G, z, directions, G_kwargs, batch_kwargs, reduction, epsilon)
+            unit = 1 if exact else epsilon**2
+            penalties = _maxima(variances, G, z, directions, G_kwargs, batch_kwargs, reduction, unit)
         else:
             penalties = [reduction(variance) for variance in variances(z, directions, G_kwargs)]
     if exact:
@@ -193,7 +179,7 @@ def _sum_over(directions, terms, memory):
     return jax.lax.scan(jax.checkpoint(lambda total, v: (add(total, terms(v)), None)), zeros, directions)[0]
 
 
-def _maxima(variances, G, z, directions, G_kwargs, batch_kwargs, reduction, epsilon):
+def _maxima(variances, G, z, directions, G_kwargs, batch_kwargs, reduction, unit):
     """The maximum of each activation, differentiated at the sample that holds it; see `select`."""
 
     def plain():
@@ -216,17 +202,17 @@ def _maxima(variances, G, z, directions, G_kwargs, batch_kwargs, reduction, epsi
     if not any(isinstance(value, jax.core.Tracer) for value in of_samples):
         found = jnp.stack([values[i] for values, i in zip(of_samples, index)])
         G_z = jax.lax.stop_gradient(_activations_of(G, z[index], chosen)(z[index]))
-        if not _reproduces(found, jnp.stack(jax.lax.stop_gradient(penalties)), G_z, epsilon):
+        if not _reproduces(found, jnp.stack(jax.lax.stop_gradient(penalties)), G_z, unit):
             message = "G's batch statistics or random numbers depend on the other samples: all are differentiated"
             warnings.warn(f"select: fewer samples do not have the same maxima; {message}", stacklevel=3)
             return plain()
     return penalties
 
 
-def _reproduces(found, penalties, G_z, epsilon):
-    """Whether second differences (√penalty) agree to rounding: their own, and of G's outputs over ε²."""
+def _reproduces(found, penalties, G_z, unit):
+    """Whether second differences (√penalty) agree to rounding: their own, and of G's outputs over ε², their unit."""
     precision = jnp.finfo(found.dtype).eps
-    floor = 100 * precision * jnp.stack([jnp.max(jnp.abs(output)) for output in G_z]) / epsilon**2
+    floor = 100 * precision * jnp.stack([jnp.max(jnp.abs(output)) for output in G_z]) / unit
     off = jnp.abs(jnp.sqrt(penalties) - jnp.sqrt(found)) > floor + precision**0.5 * jnp.sqrt(found)
     return not jnp.any(off | (jnp.isfinite(found) & ~jnp.isfinite(penalties)))
 
@@ -260,26 +246,22 @@ Diagonalness = collections.namedtuple("Diagonalness", "ratio standard_error")
 
 
 def diagonalness(G, z, epsilon=0.1, k=1, return_separately=False, *, key=None, axes=None, **G_kwargs):
-    """Mean |H_aa| over mean |H_ab|, a ≠ b: how diagonal G's Hessian is, whatever its scale. Not differentiable.
+    """How diagonal G's Hessian is, whatever its scale: mean |H_aa| / mean |H_ab|, a ≠ b, over elements and samples.
 
-    To log beside the penalty: a penalty that falls because activations shrink leaves it alone; one that falls because
-    the Hessian becomes diagonal raises it. About √2 where components are mixed at random, infinite when diagonal,
-    meaningless where G is linear.
-    The means are over samples, elements and k random pairs (a, b) for each sample, by finite differences of equal
-    length √2·ε (on piecewise linear networks a second difference grows as its step shrinks): H_aa along e_a, and
-    H_ab = (s_u − s_w) / 4 with s the second differences (Equation 5) along u = e_a + e_b and w = e_a − e_b.
+    About √2 where components are mixed at random, infinite for a diagonal Hessian, meaningless where G is linear. To
+    log beside the penalty, which also falls when activations shrink or bend less; this then stays as it is.
 
-    :param G, z, epsilon, key, G_kwargs: as in hessian_penalty. G is called 1 + 6k times. z: at least two components.
-    :param k: number of pairs (a, b) for each sample.
-    :param return_separately: return a list with a Diagonalness for each activation.
+    Both means are estimated from k random pairs of components (a, b) for each sample by central differences, in
+    1 + 6k passes. All steps have the length √2 ε: along e_a for H_aa, along u = e_a + e_b and w = e_a − e_b, whose
+    second derivatives differ by 4 H_ab. (On piecewise linear networks a second difference grows as its step shrinks.)
+
     :param axes: the pairs to use, integers [k, N, 2]: indices of z's components, flattened.
-    :return: Diagonalness(ratio, standard_error), the ratio being the mean over activations of their ratios. The
-        standard error is that from the choice of samples (delta method), nan for a single one.
-    :raises ValueError: for arguments outside these bounds.
+    :return: Diagonalness(ratio, standard_error), not differentiable: the mean of the activations' ratios, or
+        return_separately a list of one for each. The standard error is that from the choice of samples (delta method),
+        nan for a single one.
+    :raises ValueError: as `hessian_penalty`, of which the other parameters are, and for z of fewer than 2 components.
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1 (it is the number of pairs of components), got {k}")
-    z, G_kwargs = _check_inputs(z, 2, epsilon, False, None, (), G_kwargs)
+    z, G_kwargs, _ = _check_inputs(z, epsilon, G_kwargs)
     axes = _get_axes(key, axes, k, z)
     z = jax.lax.stop_gradient(z)
     activations = _activations_of(G, z, G_kwargs)
@@ -322,45 +304,46 @@ def _standard_error(residuals):
 # Checks, and arguments made ready
 
 
-def _check_inputs(z, k, epsilon, batched, memory, batch_kwargs, G_kwargs):
-    """z and G_kwargs in at least float32."""
-    if k < 2:
-        raise ValueError(f"k must be at least 2 (it is the number of values in a variance), got {k}")
+def _check_inputs(z, epsilon, G_kwargs, batch_kwargs=()):
+    """z and G_kwargs in at least float32, and the names of batch_kwargs."""
     if not epsilon > 0:
         raise ValueError(f"epsilon must be positive, got {epsilon}")
     z = jnp.asarray(z)
     if not jnp.issubdtype(z.dtype, jnp.floating) or z.ndim == 0:
         raise ValueError(f"z must be a floating-point array with a batch axis, got {z.dtype} of shape {z.shape}")
-    if memory not in (None, "lean"):
-        raise ValueError(f'memory must be None or "lean", got {memory!r}')
-    if batched and memory == "lean":
-        raise ValueError(
-            'batched=True and memory="lean" exclude each other: one makes all passes at once, the other one at a time'
-        )
     if isinstance(batch_kwargs, str):
         raise ValueError(f"batch_kwargs must be a list of names, got {batch_kwargs!r}")
+    batch_kwargs = tuple(batch_kwargs)
     for name in batch_kwargs:
         if name not in G_kwargs:
             raise ValueError(f"batch_kwargs names {name!r}, which was not passed")
-        for value in jax.tree_util.tree_leaves(G_kwargs[name]):
-            if jnp.shape(value)[:1] != z.shape[:1]:
-                raise ValueError(
-                    f"batch_kwargs: {name!r} must have the batch's length {len(z)} first, got shape {jnp.shape(value)}"
-                )
-    return _each_array(_at_least_float32, (z, G_kwargs))
+        for shape in map(jnp.shape, jax.tree_util.tree_leaves(G_kwargs[name])):
+            if shape[:1] != z.shape[:1]:
+                problem = f"{name!r} must have the batch's length {len(z)} first, got shape {shape}"
+                raise ValueError(f"batch_kwargs: {problem}")
+    return (*_each_array(_at_least_float32, (z, G_kwargs)), batch_kwargs)
 
 
-def _check_chunk_size(chunk_size, reduction):
-    if chunk_size is None:
-        return
-    if reduction not in (jnp.mean, jnp.sum):
-        raise ValueError(f"chunk_size needs the mean or sum reduction (jnp.mean or jnp.sum), got {_name(reduction)}")
-    if not chunk_size >= 1:
+def _check_options(reduction, batched, memory, chunk_size, select):
+    name = getattr(reduction, "__name__", repr(reduction))
+    if select and reduction not in (jnp.max, jnp.amax):
+        raise ValueError(f"select=True needs the maximum reduction (jnp.max), got {name}")
+    if chunk_size is not None and reduction not in (jnp.mean, jnp.sum):
+        raise ValueError(f"chunk_size needs the mean or sum reduction (jnp.mean or jnp.sum), got {name}")
+    if chunk_size is not None and not (hasattr(chunk_size, "__index__") and chunk_size > 0):
         raise ValueError(f"chunk_size must be a positive number of samples, got {chunk_size}")
+    if memory not in (None, "lean"):
+        raise ValueError(f'memory must be None or "lean", got {memory!r}')
+    if batched and memory:
+        raise ValueError(
+            'batched=True and memory="lean" exclude each other: one makes all passes at once, the other one at a time'
+        )
 
 
 def _get_directions(key, directions, k, z):
     """k Rademacher directions for every sample, [k, *z.shape]: drawn independently from the key, or those given."""
+    if k < 2:
+        raise ValueError(f"k must be at least 2 (it is the number of values in a variance), got {k}")
     expected = (k, *z.shape)
     if directions is None:
         return jax.random.rademacher(_check_key(key, "directions"), expected, z.dtype)
@@ -375,6 +358,8 @@ def _get_directions(key, directions, k, z):
 
 def _get_axes(key, axes, k, z):
     """Pairs of different components of z, [k, N, 2]: drawn uniformly, or those given."""
+    if k < 1:
+        raise ValueError(f"k must be at least 1 (it is the number of pairs of components), got {k}")
     N, size = len(z), z[0].size
     if size < 2:
         raise ValueError(f"z must have at least two components for a Hessian to be diagonal or not, got {size}")
@@ -456,7 +441,3 @@ def _at_least_float32(value):
 def _by_sample(array):
     """[N, ...] as [N, elements]."""
     return array.reshape(len(array), -1)
-
-
-def _name(reduction):
-    return getattr(reduction, "__name__", repr(reduction))

@@ -290,7 +290,6 @@ def _of_selected_samples(variances, reduction, batch, passes, unit):
             problem = f"G fails on fewer (see batch_kwargs): {error!r}"
     if problem:
         warnings.warn(f"select=True: all samples were differentiated, since {problem}", stacklevel=4)
-        _set_random_state(random_state)
     return [reduction(variance) for variance in variances(batch, passes)]
 
 

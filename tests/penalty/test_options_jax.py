@@ -119,6 +119,27 @@ def test_select_falls_back_where_samples_do_not_stand_alone(G, word):
     assert_same(result, jax.value_and_grad(penalty)(Z))
 
 
+def test_select_of_exact_checks_to_the_precision_of_derivatives():
+    """A small epsilon, which exact ignores, is no excuse for what batch statistics do."""
+    z, weight = jnp.asarray(Z, "float32"), jnp.asarray(W[0], "float32")
+    options = dict(exact=True, directions=DIRECTIONS, epsilon=1e-4)
+
+    def G(z):
+        return jnp.tanh((z - z.mean(axis=0)) @ weight)
+
+    with pytest.warns(UserWarning, match="same maxima"):
+        value = hessian_penalty(G, z, K, select=True, **options)
+    assert value == hessian_penalty(G, z, K, **options)
+
+
+def test_batch_kwargs_may_be_any_iterable():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        names = (name for name in ["y"])
+        value, _ = value_and_gradients(select=True, batch_kwargs=names, jit=lambda function: function)
+    assert value == pytest.approx(float(plain()[0]), rel=1e-9)
+
+
 def test_select_with_fewer_samples_than_activations_is_the_plain_path():
     z, directions = Z[:2], DIRECTIONS[:, :2]
 
@@ -316,6 +337,7 @@ REFUSED = {
         dict(chunk_size=0, reduction=jnp.sum),
         ["chunk_size must be a positive number of samples, got 0"],
     ),
+    "chunks of a half": (dict(chunk_size=2.5, reduction=jnp.sum), ["a positive number of samples, got 2.5"]),
     "another memory": (dict(memory="low"), ["memory must be None or \"lean\", got 'low'"]),
     "batched and lean": (
         dict(batched=True, memory="lean"),
