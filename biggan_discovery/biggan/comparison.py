@@ -1,7 +1,7 @@
 """Numbers by which sets of directions are held against each other, all on the same samples.
 
     penalty        the Hessian Penalty along the directions (discovery.penalty), lower is better
-    diagonalness   how diagonal the Hessian is whatever its scale, 0 to 1 (discovery.diagonal_share), higher is better
+    energy_share   how diagonal the Hessian is whatever its scale, 0 to 1 (discovery.diagonal_share), higher is better
   and where a regressor reads the data's true factors off images (factor_scores.py):
     purity         mean purity of the directions that move any factor, 0 to 1, higher is better
     moving         how many directions move any factor beyond the regressor's noise
@@ -25,7 +25,7 @@ from factor_scores import direction_changes, factor_coverage, purity
 GROUPS = 8
 COMPARE, SWEEP = 5, 6  # what a draw is for: the last part of its seed
 COUNTS = ("moving", "coverage")
-BETTER = {"penalty": -1, "diagonalness": 1, "purity": 1, "moving": 0, "coverage": 1}  # sign of an improvement
+BETTER = {"penalty": -1, "energy_share": 1, "purity": 1, "moving": 0, "coverage": 1}  # sign of an improvement
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Measuring one set of directions
@@ -76,7 +76,7 @@ class Measurements:
         total = diagonal + off_diagonal
         found = {
             "penalty": 2 * off_diagonal / (self.samples * kept.sum()),
-            "diagonalness": diagonal / total if total > 0 else float("nan"),
+            "energy_share": diagonal / total if total > 0 else float("nan"),
         }
         if self.readings is not None:
             changes = self.changes(without)
@@ -267,7 +267,7 @@ def number_text(value, digits=3):
 
 TITLES = {
     "penalty": "penalty",
-    "diagonalness": "diagonal-ness",
+    "energy_share": "diagonal-ness",
     "purity": "purity",
     "moving": "moving",
     "coverage": "coverage",

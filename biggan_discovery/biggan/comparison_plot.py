@@ -12,7 +12,7 @@ from biggan.comparison import BETTER
 OURS, OTHERS = "#0072B2", "#6b6b6b"  # blue and grey: told apart by everyone (Okabe & Ito 2008), and in print
 HEADINGS = {
     "penalty": "penalty",
-    "diagonalness": "diagonal-ness",
+    "energy_share": "diagonal-ness",
     "purity": "purity of directions that move a factor",
     "moving": "directions that move a factor",
     "coverage": "factors with a direction of their own",
@@ -67,7 +67,7 @@ def _panel(axis, methods, name, discovered):
 
 def _largest(measurements, name):
     """What a number can be at most; None: anything."""
-    if name in ("diagonalness", "purity"):
+    if name in ("energy_share", "purity"):
         return 1
     if name in ("moving", "coverage"):
         return measurements.readings.shape[0 if name == "moving" else 3]

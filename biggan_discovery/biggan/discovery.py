@@ -424,8 +424,8 @@ def _report(discovery, recent, seconds, done, log, reporter):
     scalars = {f"discovery/{name}": value, "timing/steps_per_second": rate}
     line = f"step {steps:<7d} {name} {value:<11.5g} {rate:.3g} steps/s"
     if steps == 1 or steps % PROBE_EVERY == 0 or done:
-        scalars["discovery/diagonalness"] = discovery.diagonal_share()
-        line += f"   diagonal-ness {scalars['discovery/diagonalness']:.4f}"
+        scalars["diagonalness/energy_share"] = discovery.diagonal_share()
+        line += f"   diagonal-ness {scalars['diagonalness/energy_share']:.4f}"
     log(line)
     if reporter is not None:
         reporter.scalars(scalars, steps)

@@ -58,7 +58,11 @@ def settled(chosen, argv, may_change):
         raise SnapshotError(f"{path}: holds no flags of an experiment")
     given = options.given_flags(type(chosen), argv)
     fixed = sorted(given - set(may_change) - set(PLACES))
-    changed = [name for name in fixed if name in stored and getattr(chosen, name) != stored[name]]
+    stored = {
+        **options.to_json(type(chosen)()),
+        **stored,
+    }  # a run of an earlier version may not have a flag: its default
+    changed = [name for name in fixed if getattr(chosen, name) != stored[name]]
     if changed:
         were = ", ".join(f"--{name} (was {stored[name]})" for name in changed)
         raise OptionError(f"--resume: {run_dir} cannot go on with other flags: {were}; start a new experiment for that")

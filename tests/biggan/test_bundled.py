@@ -51,7 +51,7 @@ def test_directions_are_better_than_random_ones(G, beside):
     learnt = [directions.load(path, space) for path in paths]
     random = [directions.initial("random", G.dim_z, space, seed) for seed in range(3)]
     assert mean("penalty", learnt) < 0.9 * mean("penalty", random)
-    assert mean("diagonalness", learnt) > mean("diagonalness", random)
+    assert mean("energy_share", learnt) > mean("energy_share", random)
 
 
 def test_what_ships_is_small():

@@ -77,7 +77,7 @@ def test_the_numbers_tell_the_true_directions_from_others(command, files, tmp_pa
     methods = {row["method"]: row for row in read_csv(tmp_path / "planted_Gauges-methods.csv")}
     ours, random = methods["Hessian Penalty"], methods["random"]
     assert float(ours["penalty"]) < 0.1 * float(random["penalty"])
-    assert float(ours["diagonalness"]) > 0.95 > float(random["diagonalness"])
+    assert float(ours["energy_share"]) > 0.95 > float(random["energy_share"])
     assert float(ours["purity"]) > 0.85 > float(random["purity"]) and float(ours["coverage"]) == 3
     assert ours["sets"] == "1" and ours["penalty_std"] == "nan" and float(ours["penalty_se"]) > 0
     rows = read_csv(tmp_path / "planted_Gauges-directions.csv")
@@ -127,7 +127,7 @@ def test_without_factors_one_line_says_so(command, files, tmp_path, capfd):
         "method",
         "set",
         "penalty",
-        "diagonalness",
+        "energy_share",
     ]
 
 

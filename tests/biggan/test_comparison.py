@@ -52,13 +52,13 @@ def truth(G, Q):
     return 2 * ((H**2).sum() - diagonal) / len(H), diagonal / (H**2).sum()
 
 
-def test_penalty_and_diagonalness_have_the_values_of_their_definitions():
+def test_penalty_and_energy_share_have_the_values_of_their_definitions():
     G, Q = Quadratic(), planted.rotation(3)[:4]
     estimates = []
     for seed in range(12):
         found = measure(G, Q, Protocol(samples=160, epsilon=0.5, path_size=1, seed=seed, minibatch=13))
         estimates.append((found.numbers(), comparison.jackknife(found.numbers)))
-    for name, expected in zip(("penalty", "diagonalness"), truth(G, Q)):
+    for name, expected in zip(("penalty", "energy_share"), truth(G, Q)):
         values = np.array([numbers[name] for numbers, _ in estimates])
         error = np.sqrt(np.mean([errors[name] ** 2 for _, errors in estimates]))
         assert 0.6 < error / values.std(ddof=1) < 1.7  # the jackknife's error is the scatter over seeds
@@ -142,7 +142,7 @@ def test_verdicts_are_plain(gauges):
     sets = {"true": {"": Q}, "turned": {"a": turned, "b": -turned}, "random": {"": planted.rotation(9)[:3]}}
     true, turned, random = measure_all(gauges, sets, protocol, Reader())
     lines = verdicts(true, [turned, random])
-    assert set(lines) == {"penalty", "diagonalness", "purity", "coverage"}
+    assert set(lines) == {"penalty", "energy_share", "purity", "coverage"}
     assert all(line.startswith("best") for line in lines.values()), lines
     lines = verdicts(turned, [true, random])
     assert all(line.startswith("NOT the best") and "of true" in line for line in lines.values()), lines

@@ -193,7 +193,7 @@ def test_tensorboard_has_the_curves(command, tmp_path):
                 steps.setdefault(value.tag, []).append(event.step)
     assert steps == {
         "discovery/hessian_penalty": [1, 100, 130],
-        "discovery/diagonalness": [1, 130],
+        "diagonalness/energy_share": [1, 130],
         "timing/steps_per_second": [1, 100, 130],
     }
 
@@ -236,7 +236,7 @@ def test_weights_and_biases(command, monkeypatch, tmp_path):
     assert (keywords["entity"], keywords["project"], keywords["name"]) == ("me", "hessian-penalty", "mine")
     assert keywords["config"]["batch_size"] == 8 and keywords["resume"] == "allow"
     assert [step for _, _, step in logged] == [1, 3, 3] and finish == ["finish"]
-    assert set(logged[0][1]) == {"discovery/hessian_penalty", "discovery/diagonalness", "timing/steps_per_second"}
+    assert set(logged[0][1]) == {"discovery/hessian_penalty", "diagonalness/energy_share", "timing/steps_per_second"}
     assert logged[2][1] == {"directions": "video directions_000003.mp4"}
 
 
@@ -270,6 +270,18 @@ def test_other_flags_are_refused_by_name(command):
     said = refusal(command("--resume --A_lr 0.1 --path_size 4 --steps 5"))
     assert "--A_lr (was 0.01), --path_size (was 3.0); start a new experiment" in said
     assert command("--resume --path_size 3.0 --steps 3 --save_every 1 --microbatch 4")[0] == 0
+
+
+def test_a_run_from_before_there_were_objectives_is_one_of_the_hessian_penalty(command, tmp_path):
+    assert command(f"{SEPARABLE} --steps 2")[0] == 0
+    path = tmp_path / "results" / "discovery" / "options.json"
+    record = json.loads(path.read_text())
+    del record["flags"]["objective"], record["flags"]["microbatch"]
+    path.write_text(json.dumps(record))
+    assert "--objective (was hessian_penalty); start a new" in refusal(command("--resume --steps 4 --objective orojar"))
+    status, out, _ = command("--resume --steps 4 --microbatch 2")
+    assert status == 0 and "step 4       hessian_penalty" in out
+    assert json.loads(path.read_text())["flags"]["objective"] == "hessian_penalty"
 
 
 class Runs:

@@ -493,7 +493,7 @@ def test_a_run_and_what_it_leaves(tmp_path):
     assert torch.equal(torch.load(path, weights_only=True), again.A.detach())
     assert sorted(reporter.logged) == [1, 100, 200, 250] and len(lines) == 4
     assert reporter.logged[200]["discovery/hessian_penalty"] == pytest.approx(np.mean(values[100:200]))
-    assert reporter.logged[250]["discovery/diagonalness"] == again.diagonal_share()
+    assert reporter.logged[250]["diagonalness/energy_share"] == again.diagonal_share()
     assert all(scalars["timing/steps_per_second"] > 0 for scalars in reporter.logged.values())
 
 
