@@ -58,10 +58,7 @@ def settled(chosen, argv, may_change):
         raise SnapshotError(f"{path}: holds no flags of an experiment")
     given = options.given_flags(type(chosen), argv)
     fixed = sorted(given - set(may_change) - set(PLACES))
-    stored = {
-        **options.to_json(type(chosen)()),
-        **stored,
-    }  # a run of an earlier version may not have a flag: its default
+    stored = {**options.to_json(type(chosen)()), **stored}  # that of an earlier version may lack some: their defaults
     changed = [name for name in fixed if getattr(chosen, name) != stored[name]]
     if changed:
         were = ", ".join(f"--{name} (was {stored[name]})" for name in changed)
