@@ -232,9 +232,9 @@ def _one_by_one(function, inputs, batch, lean=False):
     for number, values in enumerate(inputs, start=1):
         _set_random_state(random_state)
         outputs = _recomputed(run, *values) if lean and number < len(inputs) else run(*values)
-        if count not in (None, len(outputs)):
-            counts = sorted([count, len(outputs)])
-            raise ValueError(f"G must return as many activations in every pass, got {counts[0]} and {counts[1]}")
+        fewer, more = sorted([len(outputs), count or len(outputs)])
+        if fewer != more:
+            raise ValueError(f"G must return as many activations in every pass, got {fewer} and {more}")
         count = len(outputs)
         yield outputs
 
@@ -431,8 +431,8 @@ def _activations(function, kwargs, z, *others):
         if not torch.is_tensor(output):
             raise ValueError(f"G must return a tensor, or a list or tuple of tensors, got {type(output).__name__}")
         if output.shape[:1] != z.shape[:1]:
-            shapes = f"z is {tuple(z.shape)}, the output is {tuple(output.shape)}"
-            raise ValueError(f"G must return the batch axis of z first: {shapes}")
+            found = f"z is {tuple(z.shape)}, the output is {tuple(output.shape)}"
+            raise ValueError(f"G must return the batch axis of z first: {found}")
         if output.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"G must compute in float32 or float64 for its differences to count, got {output.dtype}")
     return outputs
@@ -451,23 +451,20 @@ def _is_recorded():
 
 
 def _get_random_state():
+    """Of PyTorch's CPU generator and of every GPU's, as a list; empty while a graph is recorded."""
     if _is_recorded():
-        return None
-    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        return []
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]
 
 
 def _set_random_state(state):
-    if state is not None:
+    if state:
         torch.set_rng_state(state[0])
-        torch.cuda.set_rng_state_all(state[1])
+        torch.cuda.set_rng_state_all(state[1:])
 
 
 def _has_changed(state):
-    """Whether random numbers were drawn since then."""
-    if state is None:
-        return False
-    cpu, cuda = _get_random_state()
-    return not torch.equal(cpu, state[0]) or any(not torch.equal(now, then) for now, then in zip(cuda, state[1]))
+    return not all(torch.equal(now, then) for now, then in zip(_get_random_state(), state))
 
 
 @contextlib.contextmanager

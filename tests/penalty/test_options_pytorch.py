@@ -410,8 +410,9 @@ def test_batched_passes_of_a_random_network_are_made_one_by_one(z):
     torch.manual_seed(1)
     expected = hessian_penalty(G, z, directions=directions)
     torch.manual_seed(1)
-    with pytest.warns(UserWarning, match="batched=True: G draws random numbers"):
+    with pytest.warns(UserWarning, match="batched=True: G draws random numbers") as caught:
         assert hessian_penalty(G, z, directions=directions, batched=True) == expected
+    assert caught[0].filename == __file__
 
 
 def test_batched_is_one_call(z):
