@@ -1,7 +1,6 @@
-"""The Hessian Penalty (Peebles et al. 2020, arXiv 2008.10599) in TensorFlow 1.14 and 2.x.
+"""The Hessian Penalty (Peebles et al. 2020, arXiv 2008.10599) in TensorFlow 1.14 and 2.x. One file to copy anywhere.
 
-One file to copy anywhere: it works in a graph with a Session, in eager mode, inside tf.function (XLA too) and on Keras
-models.
+It works in a graph with a Session, in eager mode, inside tf.function (XLA too) and on Keras models.
 
 A generator G is disentangled, in this paper's sense, when its Hessian with respect to the latent code z is diagonal:
 then each component of z acts regardless of the others. For one element of G(z) with Hessian H, and v a vector of
@@ -23,7 +22,7 @@ With neither G(z) nor this pivot, rounding errors of the size of G, not of its d
     from hessian_penalty_tf import hessian_penalty
     loss = generator_loss + 0.05 * hessian_penalty(G, z)         # G: any function of z; z: [N, ...]
 
-`orojar_penalty` regularises the Jacobian's columns instead; `diagonalness` tells a diagonal Hessian from a small one.
+`orojar_penalty` regularises the Jacobian's columns instead; `diagonalness` is a number to log, without a scale.
 
 What to know
 - Weight and ε: the rounding error grows as 1/ε⁴, and on piecewise linear (ReLU) networks the value itself changes
@@ -36,16 +35,16 @@ What to know
   for curvature. Pass training=False; or draw the noise, or the seed of a tf.random.stateless_* operation, once, and
   pass it to G as a keyword argument.
 - Batch normalisation in training mode mixes the samples of a batch: pass training=False there too.
-- Too slow: select=True. Too much memory: select=True, memory="lean" or (mean and sum) chunk_size. None of them changes
-  the value or the gradient; but of samples that tie for the maximum, select gives the first one the whole gradient.
-- Recomputed passes (memory, chunk_size) give gradients to z, to variables and to G's keyword arguments. Of other
-  tensors that G happens to hold, they do in graphs and tf.function; in eager mode pass those as keyword arguments.
-- select in a graph cannot check that G treats samples one by one, as it does in eager mode: check there once.
+- memory and chunk_size compute passes again for their gradient. It reaches z, variables, G's keyword arguments and, in
+  graphs, whatever the graph holds; an eager tensor that G uses otherwise gets none: pass it as a keyword argument.
+- Within a tf.function, G is called as it is: where Python conditions or loops in it depend on tensors' values, make G
+  a tf.function itself.
+- select cannot look at values in a graph or tf.function: try it once in eager mode, where it checks itself. The eager
+  mode of TensorFlow 1 gets no memory back from memory, chunk_size and select.
 """
 
 import collections
-import concurrent.futures
-import itertools
+import functools
 import warnings
 
 import numpy as np
@@ -54,28 +53,14 @@ import tensorflow as tf
 MAXIMA = (tf.reduce_max, tf.math.reduce_max, tf.compat.v1.reduce_max, tf.compat.v2.reduce_max)
 MEANS = (tf.reduce_mean, tf.math.reduce_mean, tf.compat.v1.reduce_mean, tf.compat.v2.reduce_mean)
 SUMS = (tf.reduce_sum, tf.math.reduce_sum, tf.compat.v1.reduce_sum, tf.compat.v2.reduce_sum)
+_not_by_autograph = getattr(tf.autograph.experimental, "do_not_convert", lambda function: function)
 
-Diagonalness = collections.namedtuple("Diagonalness", "ratio standard_error")
 
-
+@_not_by_autograph
 def hessian_penalty(
-    G,
-    z,
-    k=2,
-    epsilon=0.1,
-    reduction=tf.reduce_max,
-    return_separately=False,
-    G_z=None,
-    *,
-    directions=None,
-    select=False,
-    batched=False,
-    memory=None,
-    chunk_size=None,
-    exact=False,
-    batch_kwargs=(),
-    **G_kwargs,
-):
+    G, z, k=2, epsilon=0.1, reduction=tf.reduce_max, return_separately=False, G_z=None, *, directions=None,
+    select=False, batched=False, memory=None, chunk_size=None, exact=False, batch_kwargs=(), **G_kwargs
+):  # fmt: skip
     """The Hessian Penalty of G at z, differentiable with respect to G's variables and z.
 
     :param G: function of a tensor like z, and of G_kwargs; returns one tensor or a list or tuple of tensors
@@ -87,68 +72,35 @@ def hessian_penalty(
     :param return_separately: return a list with a scalar for each activation instead of their sum.
     :param G_z: ignored: G(z) is not needed. It is there so that older calls keep working.
     :param directions: the directions v to use, a tensor [k, N, ...] of +1 and −1, instead of drawing them.
-    :param select: with tf.reduce_max: passes without gradient find for each of the L activations the sample with its
-        maximum, and only these L samples are differentiated.
-    :param batched: make all passes as one, of 2kN samples: faster for small batches.
-    :param memory: "lean": compute each pair of passes again for its gradient, so that memory does not grow with k.
-    :param chunk_size: with tf.reduce_mean or tf.reduce_sum: take so many samples at a time, each chunk computed
-        again for its gradient. N must be known when a graph is built.
-    :param exact: refused; PyTorch and JAX have it.
-    :param batch_kwargs: names of the G_kwargs whose first axis is the batch; select, batched and chunk_size take their
-        samples along.
     :param G_kwargs: passed on to G (which therefore has no keyword of the names above).
+
+    Options, for the same value and gradient in less time or memory. The first two and chunk_size take G to treat the
+    samples of a batch independently, and need to know which of G_kwargs go with them:
+
+    :param select: (maximum reduction only) find, without gradient, the sample that holds each activation's maximum, and
+        differentiate those samples alone. In eager mode, where G fails on them or they do not reproduce their maxima, a
+        warning says so and all are differentiated. Of what ties, the first gets the whole gradient with respect to z.
+    :param batched: make all 2k passes as one, of 2kN samples: for small batches, and G without random numbers.
+    :param memory: "lean": compute every pair of passes again in the backward pass, so that one at a time is held.
+    :param chunk_size: (mean and sum reductions only) take so many samples at a time, and again in the backward pass. N
+        must be known when a graph is built.
+    :param batch_kwargs: names of those G_kwargs whose first axis is the batch.
+    :param exact: refused: for derivatives without differences use hessian_penalty_pytorch or hessian_penalty_jax.
     :raises ValueError: for arguments outside these bounds, and for outputs of G without the batch axis, in half
         precision, or changing in number from pass to pass. Shapes unknown until a graph runs are checked then, with
         tf.errors.InvalidArgumentError.
     """
     if exact:
         raise ValueError("exact=True: TensorFlow has no exact mode, use hessian_penalty_pytorch or hessian_penalty_jax")
-    if select and reduction not in MAXIMA:
-        name = getattr(reduction, "__name__", repr(reduction))
-        raise ValueError(f"select=True needs the maximum reduction (tf.reduce_max), got {name}")
-    z, directions = _check_latents(z, k, epsilon, directions)
-    passes = _Passes(G, k, epsilon, _second_difference, 1 / epsilon**4, batched, memory, chunk_size, batch_kwargs)
-    G_kwargs = _check_options(passes, reduction, z, G_kwargs)
-    penalties = _selected(passes, z, directions, G_kwargs) if select else None
-    penalties = penalties or _penalties(passes, reduction, z, directions, G_kwargs)
+    batch = _check(z, epsilon, G_kwargs, batch_kwargs, k, directions)
+    passes = _Passes(G, k, epsilon, _second_difference, epsilon**2, batched, memory)
+    penalties = _penalties(passes, batch, reduction, chunk_size, select)
     return penalties if return_separately else tf.add_n(penalties)
 
 
-def orojar_penalty(
-    G,
-    z,
-    k=2,
-    epsilon=0.1,
-    reduction=tf.reduce_mean,
-    return_separately=False,
-    *,
-    directions=None,
-    batched=False,
-    memory=None,
-    chunk_size=None,
-    batch_kwargs=(),
-    **G_kwargs,
-):
-    """OroJaR's penalty of G at z (Wei et al. 2021, arXiv 2108.07668): columns J_i of G's Jacobian, made orthogonal.
-
-    For each sample and activation the unbiased variance over v of ||J v||², the sum over the activation's elements; its
-    expectation is 2 · Σ_{i≠j} (J_iᵀJ_j)². J v is the central difference (G(z + εv) − G(z − εv)) / (2ε).
-
-    :param reduction: takes the penalties of an activation, a tensor [N], to a scalar.
-
-    The other parameters are those of `hessian_penalty`.
-    """
-    z, directions = _check_latents(z, k, epsilon, directions)
-    passes = _Passes(G, k, epsilon, _squared_slope, 1 / (2 * epsilon) ** 4, batched, memory, chunk_size, batch_kwargs)
-    G_kwargs = _check_options(passes, reduction, z, G_kwargs)
-    penalties = _penalties(passes, reduction, z, directions, G_kwargs)
-    return penalties if return_separately else tf.add_n(penalties)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# The estimator: k pairs of passes, what is measured of each, and its variance
-
-_Passes = collections.namedtuple("_Passes", "G k epsilon measure scale batched memory chunk_size batch_kwargs")
+# Of each pair of passes, G(z + x_i) and G(z − x_i), a measure m_i is taken, and of these the variance over i
+_Passes = collections.namedtuple("_Passes", "G k epsilon measure unit batched memory")
+_Batch = collections.namedtuple("_Batch", "z directions kwargs batch_kwargs")
 
 
 def _second_difference(plus, minus, plus_0, minus_0):
@@ -156,178 +108,254 @@ def _second_difference(plus, minus, plus_0, minus_0):
     return (plus - plus_0) + (minus - minus_0)
 
 
-def _squared_slope(plus, minus, plus_0, minus_0):
-    """(||J v_i||² − ||J v_0||²) (2ε)², for each sample."""
-    slope, slope_0 = plus - minus, plus_0 - minus_0
-    difference = tf.square(slope) - tf.square(slope_0)
-    return tf.reduce_sum(tf.reshape(difference, [tf.shape(difference)[0], -1]), axis=1)
+def _penalties(passes, batch, reduction, chunk_size=None, select=False):
+    """The reduced variances of each activation."""
+    _check_options(passes, reduction, chunk_size, select)
+    if chunk_size is not None:
+        return _of_chunks(passes, batch, reduction, chunk_size)
+    penalties = _of_selected_samples(passes, batch) if select else None
+    return penalties or [reduction(variance) for variance in _variances(passes, batch)]
 
 
-def _penalties(passes, reduction, z, directions, kwargs):
-    if passes.chunk_size is not None:
-        return _in_chunks(passes, reduction in MEANS, z, directions, kwargs)
-    return [reduction(variance) for variance in _variances(passes, z, directions, kwargs)]
+def _variances(passes, batch):
+    """Unbiased variance over i of m_i / unit, for each element of each activation."""
+    pivot = []  # the first pair of passes, a constant to which all m_i are relative
 
-
-def _variances(passes, z, directions, kwargs):
-    """Unbiased variance over i of what is measured, a tensor for each activation."""
-    if passes.memory == "lean":
-        totals, squares = _sums_of_recomputed_pairs(passes, z, directions, kwargs)
-    else:
-        totals, squares, _ = _sums(passes, _pairs(passes, z, directions, kwargs))
-    return _variances_of_sums(passes, totals, squares)
-
-
-def _sums(passes, pairs, pivot=None):
-    """Σ m_i and Σ m_i² over pairs of passes, a tensor for each activation; and the pivot, which is the first pair.
-
-    m_i is relative to a constant, the first pair without its gradient. The sums are running ones: k values need not be
-    held at once.
-    """
-    totals, squares = None, None
-    for plus, minus in pairs:
-        pivot = pivot or [[tf.stop_gradient(output) for output in outputs] for outputs in (plus, minus)]
+    def moments(plus, minus):
+        """[m_i of each activation, m_i² of each activation]"""
+        if not pivot:
+            pivot.extend([tf.stop_gradient(output) for output in outputs] for outputs in (plus, minus))
         counts = sorted({len(plus), len(minus), len(pivot[0])})
         if len(counts) > 1:
             raise ValueError(f"G must return as many activations in every pass, got {counts[0]} and {counts[-1]}")
         measures = [passes.measure(*outputs) for outputs in zip(plus, minus, *pivot)]
-        totals = [a + b for a, b in zip(totals, measures)] if totals else measures
-        new = [tf.square(measure) for measure in measures]
-        squares = [a + b for a, b in zip(squares, new)] if squares else new
-    return totals, squares, pivot
+        return measures + [tf.square(measure) for measure in measures]
+
+    if passes.memory == "lean":
+        totals = _one_at_a_time(_pairs_at(passes, batch), moments, batch)
+    else:
+        totals = functools.reduce(_added, (moments(plus, minus) for plus, minus in _pairs(passes, batch)))
+    count, factor = len(totals) // 2, 1 / (passes.k - 1) / passes.unit**2
+    return [(square - tf.square(total) / passes.k) * factor for total, square in zip(totals, totals[count:])]
 
 
-def _variances_of_sums(passes, totals, squares):
-    factor = passes.scale / (passes.k - 1)
-    return [(square - tf.square(total) / passes.k) * factor for total, square in zip(totals, squares)]
-
-
-def _pairs(passes, z, directions, kwargs, call=None):
-    """Generate G's activations at (z + x_i, z − x_i) for each i, by `call`(G, latents, kwargs) where it is given."""
-
-    def activations(latents, kwargs):
-        outputs = call(passes.G, latents, kwargs) if call else passes.G(latents, **kwargs)
-        outputs = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
-        return [_check_activation(tf.convert_to_tensor(output), latents) for output in outputs]
-
-    steps = [passes.epsilon * directions[i] for i in range(passes.k)]
+def _pairs(passes, batch):
+    """Generate G's activations at (z + x_i, z − x_i), a list for each of the two."""
     if not passes.batched:
-        for x_i in steps:
-            yield activations(z + x_i, kwargs), activations(z - x_i, kwargs)
+        for plus, minus in _pairs_at(passes, batch):
+            yield plus(batch.z), minus(batch.z)
         return
-    latents = tf.concat([at for x_i in steps for at in (z + x_i, z - x_i)], axis=0)
-    repeated = {name: tf.concat([kwargs[name]] * (2 * passes.k), axis=0) for name in passes.batch_kwargs}
-    outputs = [tf.split(output, 2 * passes.k) for output in activations(latents, dict(kwargs, **repeated))]
-    for i in range(passes.k):
-        yield [output[2 * i] for output in outputs], [output[2 * i + 1] for output in outputs]
+    latents = [at for x in _steps(passes, batch) for at in (batch.z + x, batch.z - x)]
+    kwargs = {name: tf.concat([batch.kwargs[name]] * len(latents), axis=0) for name in batch.batch_kwargs}
+    outputs = _activations(passes.G, tf.concat(latents, axis=0), dict(batch.kwargs, **kwargs))
+    outputs = list(zip(*[tf.split(output, len(latents)) for output in outputs]))
+    for plus, minus in zip(outputs[::2], outputs[1::2]):
+        yield list(plus), list(minus)
+
+
+def _pairs_at(passes, batch):
+    """The single passes of each pair, as functions of z."""
+
+    def activations(z, step):
+        return _activations(passes.G, z + step, batch.kwargs)
+
+    return [[functools.partial(activations, step=step) for step in (x, -x)] for x in _steps(passes, batch)]
+
+
+def _steps(passes, batch):
+    return [passes.epsilon * batch.directions[i] for i in range(passes.k)]
+
+
+@_not_by_autograph
+def orojar_penalty(
+    G, z, k=2, epsilon=0.1, reduction=tf.reduce_mean, return_separately=False, *, directions=None,
+    batched=False, memory=None, chunk_size=None, batch_kwargs=(), **G_kwargs
+):  # fmt: skip
+    """The Orthogonal Jacobian Regularization (OroJaR, Wei et al. 2021, arXiv 2108.07668) of G at z.
+
+    For one sample and the Jacobian J of one activation (its columns J_i, flattened), and v a Rademacher vector,
+
+        Var_v(‖Jv‖²) = 2 · Σ_{i≠j} (J_iᵀJ_j)²,    Jv ≈ (G(z + εv) − G(z − εv)) / 2ε
+
+    estimated as in `hessian_penalty`, from the same 2k passes. `reduction` takes the penalties of an activation, [N],
+    to a scalar. They grow with the activation's number of elements. Everything else is as in `hessian_penalty`.
+    """
+    batch = _check(z, epsilon, G_kwargs, batch_kwargs, k, directions)
+    passes = _Passes(G, k, epsilon, _difference_of_squared_slopes, (2 * epsilon) ** 2, batched, memory)
+    penalties = _penalties(passes, batch, reduction, chunk_size)
+    return penalties if return_separately else tf.add_n(penalties)
+
+
+def _difference_of_squared_slopes(plus, minus, plus_0, minus_0):
+    """(‖Jv_i‖² − ‖Jv_0‖²) (2ε)², a tensor [N]."""
+    difference = tf.square(plus - minus) - tf.square(plus_0 - minus_0)
+    return tf.reduce_sum(_flat(difference), axis=1)
+
+
+Diagonalness = collections.namedtuple("Diagonalness", "ratio standard_error")
+
+
+@_not_by_autograph
+def diagonalness(G, z, epsilon=0.1, k=1, return_separately=False, *, axes=None, **G_kwargs):
+    """How diagonal G's Hessian is, whatever its scale: mean |H_aa| / mean |H_ab|, a ≠ b, over elements and samples.
+
+    About √2 where components are mixed at random, infinite for a diagonal Hessian, meaningless where G is linear. To
+    log beside the penalty, which also falls when activations shrink or bend less; this then stays as it is.
+
+    Both means are estimated from k random pairs of components (a, b) for each sample by central differences, in
+    1 + 6k passes. All steps have the length √2 ε: along e_a for H_aa, along e_a + e_b and e_a − e_b, whose second
+    derivatives differ by 4 H_ab. (On piecewise linear networks a second difference grows as its step shrinks.)
+
+    :param axes: the pairs to use, an integer tensor [k, N, 2] of indices into z's flattened components.
+    :return: Diagonalness(ratio, standard_error), scalar tensors without gradient: the mean of the activations' ratios,
+        or return_separately a list of one for each. The standard error is that from the choice of samples (delta
+        method), nan for a single one.
+    :raises ValueError: as `hessian_penalty`, of which the other parameters are, and for z of fewer than 2 components.
+    """
+    batch = _check(z, epsilon, G_kwargs)
+    axes, shape = _check_axes(axes, k, batch.z), tf.shape(batch.z)
+
+    def means(z):
+        """Σ over pairs of the means over elements of |second differences| for H_aa and H_ab: [activations, N] each."""
+        centre, diagonal, off_diagonal = _activations(G, z, G_kwargs), 0, 0
+        for j in range(k):
+            e_a, e_b = (tf.one_hot(axes[j, :, i], tf.reduce_prod(shape[1:]), dtype=z.dtype) for i in (0, 1))
+            steps = tf.stack([tf.reshape(step, shape) for step in (2**0.5 * e_a, e_a + e_b, e_a - e_b)])
+            pairs = _pairs(_Passes(G, 3, epsilon, *[None] * 4), batch._replace(z=z, directions=steps))
+            bends = [[(p - c) + (m - c) for p, c, m in zip(plus, centre, minus)] for plus, minus in pairs]
+            diagonal += tf.stack([_mean_size(bend) / 2 for bend in bends[0]])
+            off_diagonal += tf.stack([_mean_size(p - m) / 4 for p, m in zip(*bends[1:])])
+        return diagonal, off_diagonal
+
+    diagonal, off_diagonal = _without_gradient(means, batch)[0]
+    mean = tf.reduce_mean(off_diagonal, axis=1, keepdims=True)
+    ratios = tf.reduce_mean(diagonal, axis=1, keepdims=True) / mean
+    residuals = (diagonal - ratios * off_diagonal) / mean
+    if return_separately:
+        separate = zip(tf.unstack(ratios[:, 0]), tf.unstack(residuals))
+        return [Diagonalness(ratio, _standard_error(residual)) for ratio, residual in separate]
+    return Diagonalness(tf.reduce_mean(ratios), _standard_error(tf.reduce_mean(residuals, axis=0)))
+
+
+def _mean_size(tensor):
+    """Mean absolute value of each sample's elements: [N]."""
+    return tf.reduce_mean(_flat(tf.abs(tensor)), axis=1)
+
+
+def _standard_error(residuals):
+    """Of the mean of one number a sample, [N], whose mean is 0: nan for a single one."""
+    count = tf.cast(tf.size(residuals), residuals.dtype)
+    error = tf.sqrt(tf.reduce_sum(tf.square(residuals)) / (count * (count - 1)))
+    return tf.where(count > 1, error, error * np.nan)
+
+
+def _flat(tensor):
+    """[N, elements]."""
+    return tf.reshape(tensor, [tf.shape(tensor)[0], -1])
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# select: differentiate the samples that hold the maxima
+# Options: the same differences in less time or memory
 
 
-def _selected(passes, z, directions, kwargs):
-    """The penalties of the maximum reduction, or None where all samples have to be differentiated."""
-    pairs = _pairs(passes, z, directions, kwargs, call=_Unrecorded())
-    first = next(pairs)
-    size, count = tf.compat.dimension_value(z.shape[0]) if z.shape.ndims else None, len(first[0])
-    if size is not None and size <= count:
+def _rows(batch, rows):
+    """Some samples of a batch. rows: their numbers, int64."""
+    kwargs = dict(batch.kwargs, **{name: tf.gather(batch.kwargs[name], rows) for name in batch.batch_kwargs})
+    return _Batch(tf.gather(batch.z, rows), tf.gather(batch.directions, rows, axis=1), kwargs, batch.batch_kwargs)
+
+
+def _of_selected_samples(passes, batch):
+    """The maxima of the variances, from the samples that hold them; None where all have to be differentiated."""
+    N, sizes = _length(batch.z), []
+
+    def noting_sizes(z, **kwargs):
+        outputs = _activations(passes.G, z, kwargs)
+        sizes.extend(tf.reduce_max(tf.abs(output)) for output in ([] if sizes else outputs))
+        return outputs
+
+    def search(z):
+        variances = _variances(passes._replace(G=noting_sizes, memory=None), batch._replace(z=z))
+        maxima = [tf.reduce_max(_flat(variance), axis=1) for variance in variances]
+        return tf.stack([tf.argmax(each) for each in maxima]), tf.stack([tf.reduce_max(each) for each in maxima]), sizes
+
+    (rows, maxima, sizes), _ = _without_gradient(search, batch)
+    if N is not None and N <= len(sizes):
         return None
-    totals, squares, pivot = _sums(passes, itertools.chain([first], pairs))
-    variances = _variances_of_sums(passes, totals, squares)
-    rows = [tf.reduce_max(tf.reshape(variance, [tf.shape(z)[0], -1]), axis=1) for variance in variances]
-    samples = tf.stack([tf.argmax(row) for row in rows])  # [L]
     try:
-        few_passes = passes._replace(batched=passes.memory is None)
-        few = _variances(few_passes, *_take(passes, samples, z, directions, kwargs))
-    except Exception as problem:  # whatever a G raises that was made for another batch size
-        reason = f"G fails on {count} samples ({type(problem).__name__})"
+        variances = _variances(passes._replace(batched=passes.memory is None), _rows(batch, rows))
+        penalties = [_first_maximum(variance[a]) for a, variance in enumerate(variances)]
+    except Exception as error:  # whatever G raises on a batch of another size
+        problem = f"G fails on fewer (see batch_kwargs): {type(error).__name__}"
     else:
-        penalties = [_maximum(variance[i]) for i, variance in enumerate(few)]
-        if not tf.executing_eagerly() or _reproduced(passes, penalties, rows, pivot[0]):
+        if not tf.executing_eagerly() or _reproduce(penalties, maxima, tf.stack(sizes) / passes.unit):
             return penalties
-        reason = f"G treats {count} samples otherwise than among {size} (batch statistics, randomness, other inputs?)"
-    warnings.warn(f"select=True: {reason}; all samples are differentiated", stacklevel=3)
+        problem = "fewer do not reproduce the maxima: G mixes samples, holds a batch (see batch_kwargs), or is random"
+    warnings.warn(f"select=True: all samples were differentiated, since {problem}", stacklevel=5)
     return None
 
 
-def _maximum(variance):
-    """The maximum as an element: XLA may round the tensor anew in reduce_max's gradient, and not find it there."""
-    elements = tf.reshape(variance, [-1])
+def _first_maximum(variances):
+    """As an element: in reduce_max's gradient XLA may round a tensor anew, and then not find the maximum there."""
+    elements = tf.reshape(variances, [-1])
     return tf.gather(elements, tf.argmax(tf.stop_gradient(elements)))
 
 
-def _take(passes, samples, z, directions, kwargs):
-    """The samples of these indices."""
-    few = {name: tf.gather(kwargs[name], samples) for name in passes.batch_kwargs}
-    return tf.gather(z, samples), tf.gather(directions, samples, axis=1), dict(kwargs, **few)
+def _reproduce(penalties, maxima, sizes):
+    """Whether second differences, the roots of penalties, are those found before, to rounding of outputs of sizes."""
+    roots, expected = tf.sqrt(tf.stack(penalties)), tf.sqrt(maxima)
+    tolerance = 0.01 * expected + 100 * np.finfo(expected.dtype.as_numpy_dtype).eps * sizes
+    return bool(tf.reduce_all((tf.abs(roots - expected) <= tolerance) | ~tf.math.is_finite(expected)))
 
 
-def _reproduced(passes, penalties, rows, outputs):
-    """Whether the selected samples' penalties are the maxima, but for the rounding of G's outputs over ε²."""
-    for penalty, row, output in zip(penalties, rows, outputs):
-        maximum = tf.sqrt(tf.reduce_max(row))
-        rounding = 100 * np.finfo(output.dtype.as_numpy_dtype).eps * tf.reduce_max(tf.abs(output)) / passes.epsilon**2
-        if tf.abs(tf.sqrt(penalty) - maximum) > 0.01 * maximum + rounding:
-            return False
-    return True
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# memory and chunk_size: keep nothing of a part of the work, and compute it again when its gradient is asked for
-
-
-def _sums_of_recomputed_pairs(passes, z, directions, kwargs):
-    """Σ m_i and Σ m_i² as `_sums` has them, of which one pair of passes at a time is held."""
-    call = _Unrecorded(in_turn=True)
-    totals, squares, pivot = _sums(passes, _pairs(passes, z, directions, kwargs, call))
-
-    def part(i):
-        def sums(z):
-            totals, squares, _ = _sums(passes, _pairs(passes._replace(k=1), z, directions[i : i + 1], kwargs), pivot)
-            return totals + squares
-
-        return sums
-
-    sums = _recomputed(totals + squares, [part(i) for i in range(passes.k)], z, call.sources(kwargs))
-    return sums[: len(totals)], sums[len(totals) :]
-
-
-def _in_chunks(passes, is_mean, z, directions, kwargs):
-    """The sums or means over samples and elements, some samples at a time."""
-    size = tf.compat.dimension_value(z.shape[0]) if z.shape.ndims else None
-    if size is None:
+def _of_chunks(passes, batch, reduction, chunk_size):
+    """The mean or sum of each activation's variances, a chunk of samples at a time."""
+    N = _length(batch.z)
+    if N is None:
         raise ValueError("chunk_size needs a batch of known length when a graph is built, got z of unknown length")
-    chunks = [list(range(begin, min(begin + passes.chunk_size, size))) for begin in range(0, size, passes.chunk_size)]
 
-    def part(chunk):
-        return lambda z: [tf.reduce_sum(v) for v in _variances(passes, *_take(passes, chunk, z, directions, kwargs))]
+    # All passes of a chunk as one: they are alike small, and there is one set of gradients less to hold for each.
+    few = passes._replace(batched=passes.memory is None)
 
-    call, totals, counts = _Unrecorded(in_turn=True), None, None
-    for chunk in chunks:
-        pairs = _pairs(passes, *_take(passes, chunk, z, directions, kwargs), call=call)
-        variances = _variances_of_sums(passes, *_sums(passes, pairs)[:2])
-        totals = [tf.reduce_sum(v) + (totals[i] if totals else 0) for i, v in enumerate(variances)]
-        counts = [tf.size(v) + (counts[i] if counts else 0) for i, v in enumerate(variances)]
-    sums = _recomputed(totals, [part(chunk) for chunk in chunks], z, call.sources(kwargs))
-    return [total / tf.cast(count, total.dtype) for total, count in zip(sums, counts)] if is_mean else sums
+    def penalties(z, begin):
+        rows = tf.range(begin, min(begin + chunk_size, N))
+        weight = (min(begin + chunk_size, N) - begin) / N if reduction in MEANS else 1
+        return [weight * reduction(variance) for variance in _variances(few, _rows(batch._replace(z=z), rows))]
+
+    parts = [[functools.partial(penalties, begin=begin)] for begin in range(0, N, chunk_size)]
+    return _one_at_a_time(parts, list, batch)
 
 
-def _recomputed(values, parts, z, sources):
-    """`values`, whose gradient comes from computing the parts again, one at a time, when it is asked for.
+def _one_at_a_time(parts, combine, batch):
+    """Σ combine(*[function(z) for function in part]) over parts: lists of tensors, computed without gradient.
 
-    :param values: list of tensors without gradient: what the lists parts[0](z), parts[1](z), … sum up to.
-    :param sources: what the parts depend on besides z: tensors and variables.
+    For the gradient each part is computed again, so that what that needs is held for one part at a time. Its functions
+    return lists of tensors, and have a tape each: gradients of one are added up before there are those of the next.
     """
+    values, sources, z = None, [], batch.z
+    for part in parts:
+
+        def value(z, part=part):
+            return combine(*[function(z) for function in part])
+
+        new, more = _without_gradient(value, batch._replace(z=_after(z, values)))
+        values, sources = _added(values, new), sources + [s for s in more if not any(s is each for each in sources)]
 
     @tf.custom_gradient
     def recomputed(*_):
         def backward(*upstream):
             gradients = [None] * (len(sources) + 1)
             for part in parts:
-                done = [gradient for gradient in gradients if gradient is not None]
-                new = _gradients(part, sources, _after(z, done or upstream), upstream)
-                gradients = [b if a is None else a if b is None else a + b for a, b in zip(gradients, new)]
+                z_again = _after(z, _known(gradients) or list(upstream))
+                tapes, outputs = zip(*[_recorded(function, z_again, [*sources, z_again]) for function in part])
+                with tf.GradientTape() as tape:
+                    tape.watch(outputs)
+                    again = combine(*outputs)
+                of_outputs = tape.gradient(again, outputs, upstream, unconnected_gradients="zero")
+                for tape, output, of_output in zip(tapes, outputs, of_outputs):
+                    of_output = [_after(each, _known(gradients)) for each in of_output]
+                    new = tape.gradient(output, [*sources, z_again], of_output)
+                    pairs = [_known(pair) for pair in zip(gradients, new)]
+                    gradients = [tf.add_n(pair) if pair else None for pair in pairs]
             return gradients
 
         return [tf.identity(value) for value in values], backward
@@ -335,23 +363,51 @@ def _recomputed(values, parts, z, sources):
     return recomputed(*[tf.convert_to_tensor(source) for source in sources], z)
 
 
-def _gradients(part, sources, z, upstream):
-    """Gradients of the values of part(z), weighted by `upstream`, with respect to each source and z; some are None."""
-    if tf.executing_eagerly():
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            for source in (*sources, z):
-                tape.watch(source)
-            values = part(z)
-        gradients = tape.gradient(values, [*sources, z], output_gradients=list(upstream))
-    else:
-        tensors = [source for source in sources if not isinstance(source, tf.Variable)]
-        gradients = tf.gradients(part(z), [*sources, z], list(upstream), stop_gradients=[*tensors, z])
-    return [None if gradient is None else tf.convert_to_tensor(gradient) for gradient in gradients]
+def _recorded(function, z, sources):
+    """A tape for the gradients of function(z) with respect to the sources, and function(z)."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        for source in sources:
+            tape.watch(source)
+        return tape, function(z)
+
+
+def _known(gradients):
+    return [gradient for gradient in gradients if gradient is not None]
+
+
+def _without_gradient(function, batch):
+    """function(z), a nest of tensors of which nothing is held for a gradient, and what it depends on besides z.
+
+    That is a list of variables and tensors: in a graph those that were there before; in eager mode the variables used
+    and the keyword arguments.
+    """
+    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    before = set(graph.get_operations()) if graph else ()
+    # Only within tf.recompute_grad do all tapes stop, and a variable's use is still told to this one.
+    run = tf.recompute_grad(function) if not graph and hasattr(tf, "recompute_grad") else function
+    with tf.GradientTape() as tape:
+        values = run(batch.z)
+        sources = list(tape.watched_variables())
+    if not graph:
+        tensors = [value for value in tf.nest.flatten(batch.kwargs) if tf.is_tensor(value) and value.dtype.is_floating]
+        return tf.nest.map_structure(tf.stop_gradient, values), sources + tensors
+    seen, queue = {batch.z.name}, tf.nest.flatten(values)
+    while queue:
+        tensor = queue.pop()
+        if tensor.name in seen or tensor.op.type in ("Const", "StopGradient"):
+            continue
+        seen.add(tensor.name)
+        is_new = (
+            tensor.op not in before and tensor.op.type != "Placeholder"
+        )  # by which a tf.function takes from outside
+        queue.extend(tensor.op.inputs if is_new else [])
+        sources.extend([tensor] if tensor.dtype.is_floating and not is_new else [])
+    return tf.nest.map_structure(tf.stop_gradient, values), sources
 
 
 def _after(tensor, others):
-    """The tensor, in a graph not before the others are there."""
-    if tf.executing_eagerly():
+    """The tensor, in a graph not before the others (None for none) are there."""
+    if not others or tf.executing_eagerly():
         return tensor
     with tf.control_dependencies(others):
         tensor = tf.identity(tensor)
@@ -359,162 +415,77 @@ def _after(tensor, others):
     return tensor + tf.where(tf.math.is_nan(one), one, tf.zeros_like(one))  # XLA heeds the flow of data alone
 
 
-class _Unrecorded:
-    """Calls of G that keep nothing for a gradient: an eager tape, which would hold all activations, sees none of them.
-
-    in_turn: in a graph, let each call wait for the one before, and note what `sources` needs.
-    """
-
-    def __init__(self, in_turn=False):
-        self._in_turn, self._variables, self._outputs = in_turn, {}, []
-        self._earlier = [] if tf.executing_eagerly() else tf.compat.v1.get_default_graph().get_operations()
-
-    def __call__(self, G, latents, kwargs):
-        def noting_variables(latents):
-            with tf.GradientTape() as tape:
-                outputs = G(latents, **kwargs)
-                self._note(tape.watched_variables())
-            return outputs
-
-        if not tf.executing_eagerly():
-            if self._in_turn:
-                latents = _after(latents, self._outputs) if self._outputs else latents
-            outputs = noting_variables(latents)
-            self._outputs = tf.nest.flatten(outputs)
-        elif hasattr(tf, "recompute_grad"):  # stops all tapes; one of our own around it is told of the variables
-            with tf.GradientTape() as tape:
-                outputs = tf.recompute_grad(lambda latents: G(latents, **kwargs))(latents)
-                self._note(tape.watched_variables())
-        else:  # TensorFlow 1: a tape sees its own thread only
-            with concurrent.futures.ThreadPoolExecutor(1) as executor:
-                outputs = executor.submit(noting_variables, latents).result()
-        return tf.nest.map_structure(tf.stop_gradient, outputs)
-
-    def _note(self, variables):
-        self._variables.update((id(variable), variable) for variable in variables)
-
-    def sources(self, kwargs):
-        """The variables and tensors that G's outputs depend on, but for the latents.
-
-        In a graph those that were there before the first call; in eager mode the variables used, and the keyword arguments.
-        """
-        variables = list(self._variables.values())
-        if tf.executing_eagerly():
-            given = tf.nest.flatten(kwargs)
-            return variables + [value for value in given if tf.is_tensor(value) and value.dtype.is_floating]
-        earlier, found, seen, queue = set(self._earlier), [], set(), list(self._outputs)
-        while queue:
-            tensor = queue.pop()
-            if tensor.name in seen:
-                continue
-            seen.add(tensor.name)
-            if tensor.op not in earlier:
-                queue.extend(tensor.op.inputs)
-            elif tensor.dtype.is_floating and tensor.op.type != "Const":
-                found.append(tensor)
-        return variables + found
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Diagonal-ness
-
-
-def diagonalness(G, z, epsilon=0.1, k=1, return_separately=False, *, axes=None, **G_kwargs):
-    """How diagonal G's Hessian is, whatever its scale: mean |H_aa| / mean |H_ab|, a ≠ b, over elements and samples.
-
-    About √2 where components are mixed at random, infinite for a diagonal Hessian. The penalty also falls when
-    activations shrink; this does not change then. Both means are estimated without gradient from k random pairs (a, b)
-    of components for each sample, in 1 + 6k passes, by central differences whose steps all have the length √2 ε: on
-    piecewise linear networks a second difference grows as its step shrinks.
-
-    :param return_separately: return a list with a Diagonalness for each activation instead of the mean of their ratios.
-    :param axes: the pairs to use, an integer tensor [k, N, 2] of indices into z's flattened components.
-    :return: Diagonalness(ratio, standard_error), scalars; the error is that from the choice of samples (delta method),
-        nan for a single one.
-    :raises ValueError: as `hessian_penalty` does, and for z of fewer than two components.
-    """
-    z, _ = _check_latents(z, 2, epsilon, directions=None)
-    axes = _check_axes(axes, k, z)
-    passes, call = _Passes(G, 1, epsilon, None, None, False, None, None, ()), _Unrecorded()
-
-    def both_ways(step):
-        ((plus, minus),) = _pairs(passes, z, step[None], G_kwargs, call)
-        return [p + m for p, m in zip(plus, minus)]
-
-    centre = tf.nest.flatten(call(G, z, G_kwargs))
-    diagonal = off_diagonal = [0.0] * len(centre)  # Σ over pairs of the mean over elements, for each sample [N]
-    for j in range(k):
-        e_a, e_b = (tf.reshape(tf.one_hot(axes[j, :, i], _components(z), dtype=z.dtype), tf.shape(z)) for i in (0, 1))
-        along, across, back = both_ways(2**0.5 * e_a), both_ways(e_a + e_b), both_ways(e_a - e_b)
-        diagonal = [D + _mean_size(s - 2 * g) / 2 for D, s, g in zip(diagonal, along, centre)]
-        off_diagonal = [R + _mean_size(s_u - s_w) / 4 for R, s_u, s_w in zip(off_diagonal, across, back)]
-    count = tf.cast(tf.shape(z)[0], z.dtype)
-    ratios, residuals = [], []
-    for D, R in zip(diagonal, off_diagonal):
-        mean = tf.reduce_mean(R)
-        ratios.append(tf.reduce_mean(D) / mean)
-        residuals.append((D - ratios[-1] * R) / mean)
-
-    def estimate(ratio, residual):
-        error = tf.sqrt(tf.reduce_sum(tf.square(residual)) / (count * (count - 1)))
-        return Diagonalness(ratio, tf.where(count > 1, error, error * np.nan))
-
-    if return_separately:
-        return [estimate(ratio, residual) for ratio, residual in zip(ratios, residuals)]
-    return estimate(tf.add_n(ratios) / len(ratios), tf.add_n(residuals) / len(ratios))
-
-
-def _mean_size(differences):
-    """Mean |element|, for each sample."""
-    return tf.reduce_mean(tf.reshape(tf.abs(differences), [tf.shape(differences)[0], -1]), axis=1)
-
-
-def _components(z):
-    return tf.reduce_prod(tf.shape(z)[1:])
+def _added(totals, values):
+    """Both lists added, of which the first may be None."""
+    return [total + value for total, value in zip(totals, values)] if totals else list(values)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Checks
 
 
-def _check_latents(z, k, epsilon, directions):
-    """z in float32 or float64, and the directions, drawn where none are given."""
-    if k < 2:
-        raise ValueError(f"k must be at least 2 (it is the number of values in a variance), got {k}")
+def _check(z, epsilon, kwargs, batch_kwargs=(), k=None, directions=None):
+    """A _Batch in float32 or float64, with k directions, drawn where none are given."""
     if not epsilon > 0:
         raise ValueError(f"epsilon must be positive, got {epsilon}")
     z = tf.convert_to_tensor(z)
     if not z.dtype.is_floating or z.shape.ndims == 0:
         raise ValueError(f"z must be a floating-point tensor with a batch axis, got {z.dtype.name} of shape {z.shape}")
+    if isinstance(batch_kwargs, str):
+        raise ValueError(f"batch_kwargs must be a list of names, got {batch_kwargs!r}")
+    batch_kwargs = tuple(batch_kwargs)
+    for name in batch_kwargs:
+        if name not in kwargs:
+            raise ValueError(f"batch_kwargs names {name!r}, which was not passed")
+        kwargs = dict(kwargs, **{name: tf.convert_to_tensor(kwargs[name])})
+        shape = kwargs[name].shape
+        if shape.ndims == 0 or not shape[:1].is_compatible_with(z.shape[:1]):
+            found = f"the batch's length {_length(z)} first, got shape {tuple(shape.as_list())}"
+            raise ValueError(f"batch_kwargs: {name!r} must have {found}")
     z = tf.cast(z, tf.float32) if z.dtype.size < tf.float32.size else z
-    return z, _draw_directions(k, z) if directions is None else _check_directions(directions, k, z)
+    return _Batch(z, None if k is None else _check_directions(directions, k, z), kwargs, batch_kwargs)
 
 
-def _check_options(passes, reduction, z, kwargs):
-    """kwargs, those named in batch_kwargs as tensors."""
-    name, batch_kwargs = getattr(reduction, "__name__", repr(reduction)), passes.batch_kwargs
-    if passes.chunk_size is not None and reduction not in MEANS + SUMS:
+def _length(z):
+    """N, or None where it is unknown until a graph runs."""
+    return tf.compat.dimension_value(z.shape[0]) if z.shape.ndims else None
+
+
+def _check_options(passes, reduction, chunk_size, select):
+    name = getattr(reduction, "__name__", repr(reduction))
+    if select and reduction not in MAXIMA:
+        raise ValueError(f"select=True needs the maximum reduction (tf.reduce_max), got {name}")
+    if chunk_size is not None and reduction not in MEANS + SUMS:
         raise ValueError(f"chunk_size needs the mean or sum reduction (tf.reduce_mean or tf.reduce_sum), got {name}")
-    if passes.chunk_size is not None and not (isinstance(passes.chunk_size, int) and passes.chunk_size > 0):
-        raise ValueError(f"chunk_size must be a positive number of samples, got {passes.chunk_size}")
+    if chunk_size is not None and not (hasattr(chunk_size, "__index__") and chunk_size > 0):
+        raise ValueError(f"chunk_size must be a positive number of samples, got {chunk_size}")
     if passes.memory not in (None, "lean"):
         raise ValueError(f'memory must be None or "lean", got {passes.memory!r}')
     if passes.batched and passes.memory:
         raise ValueError(
             'batched=True and memory="lean" exclude each other: one makes all passes at once, the other one at a time'
         )
-    if isinstance(batch_kwargs, str):
-        raise ValueError(f"batch_kwargs must be a list of names, got {batch_kwargs!r}")
-    for name in batch_kwargs:
-        if name not in kwargs:
-            raise ValueError(f"batch_kwargs names {name!r}, which was not passed")
-    kwargs = dict(kwargs, **{name: tf.convert_to_tensor(kwargs[name]) for name in batch_kwargs})
-    for name in batch_kwargs:
-        shape = kwargs[name].shape
-        if shape.ndims == 0 or not shape[:1].is_compatible_with(z.shape[:1]):
-            found = f"the batch's length {z.shape[0]} first, got shape {tuple(shape.as_list())}"
-            raise ValueError(f"batch_kwargs: {name!r} must have {found}")
-    return kwargs
+
+
+def _check_directions(directions, k, z):
+    """Rademacher directions for every sample, [k, *z.shape] of ±1: those given, or independent random ones."""
+    if k < 2:
+        raise ValueError(f"k must be at least 2 (it is the number of values in a variance), got {k}")
+    shape, expected = tf.concat([[k], tf.shape(z)], axis=0), tf.TensorShape([k]).concatenate(z.shape)
+    if directions is None:
+        directions = 2 * tf.cast(tf.random.uniform(shape, maxval=2, dtype=tf.int32), z.dtype) - 1
+        directions.set_shape(expected)
+        return tf.stop_gradient(directions)
+    directions = tf.cast(directions, z.dtype)
+    if not directions.shape.is_compatible_with(expected):
+        raise ValueError(f"directions must have shape [k, *z.shape] = {expected}, got {directions.shape}")
+    stray = tf.boolean_mask(directions, tf.not_equal(tf.abs(directions), 1)) if tf.executing_eagerly() else ()
+    if len(stray):
+        raise ValueError(f"directions must be +1 or -1 in every entry, got {float(stray[0])}")
+    if not (directions.shape.is_fully_defined() and expected.is_fully_defined()):
+        message = "directions must have shape [k, *z.shape]"
+        directions = _check_when_run(directions, tf.shape(directions), shape, message)
+    return tf.stop_gradient(directions)
 
 
 def _check_axes(axes, k, z):
@@ -525,7 +496,7 @@ def _check_axes(axes, k, z):
     if n is not None and n < 2:
         raise ValueError(f"z must have at least two components for a Hessian to be diagonal or not, got {n}")
     if axes is None:
-        shape, n = [k, tf.shape(z)[0]], _components(z)
+        shape, n = [k, tf.shape(z)[0]], tf.reduce_prod(tf.shape(z)[1:])
         first = tf.random.uniform(shape, maxval=n, dtype=tf.int32)
         second = tf.math.mod(first + 1 + tf.random.uniform(shape, maxval=n - 1, dtype=tf.int32), n)
         return tf.stack([first, second], axis=2)
@@ -539,26 +510,11 @@ def _check_axes(axes, k, z):
     return axes
 
 
-def _draw_directions(k, z):
-    """k independent Rademacher directions for every sample: [k, *z.shape], entries ±1."""
-    shape = tf.concat([[k], tf.shape(z)], axis=0)
-    directions = 2 * tf.cast(tf.random.uniform(shape, maxval=2, dtype=tf.int32), z.dtype) - 1
-    directions.set_shape(tf.TensorShape([k]).concatenate(z.shape))
-    return directions
-
-
-def _check_directions(directions, k, z):
-    directions = tf.cast(directions, z.dtype)
-    expected = tf.TensorShape([k]).concatenate(z.shape)
-    if not directions.shape.is_compatible_with(expected):
-        raise ValueError(f"directions must have shape [k, *z.shape] = {expected}, got {directions.shape}")
-    stray = tf.boolean_mask(directions, tf.not_equal(tf.abs(directions), 1)) if tf.executing_eagerly() else ()
-    if len(stray):
-        raise ValueError(f"directions must be +1 or -1 in every entry, got {float(stray[0])}")
-    if directions.shape.is_fully_defined() and expected.is_fully_defined():
-        return directions
-    shape = tf.concat([[k], tf.shape(z)], axis=0)
-    return _check_when_run(directions, tf.shape(directions), shape, "directions must have shape [k, *z.shape]")
+def _activations(G, z, kwargs):
+    """The outputs of one pass as a list of tensors."""
+    outputs = G(z, **kwargs)
+    outputs = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+    return [_check_activation(tf.convert_to_tensor(output), z) for output in outputs]
 
 
 def _check_activation(output, z):
