@@ -1,5 +1,4 @@
-"""The Hessian Penalty (Peebles et al. 2020, arXiv 2008.10599) in JAX. One file to copy anywhere; works under jit,
-grad and vmap.
+"""The Hessian Penalty (Peebles et al. 2020, arXiv 2008.10599) in JAX, under jit, grad and vmap. One file to copy.
 
 A generator G is disentangled, in this paper's sense, when its Hessian with respect to the latent code z is diagonal:
 then each component of z acts regardless of the others. For one element of G(z) with Hessian H, and v a vector of
@@ -195,16 +194,16 @@ def _maxima(variances, G, z, directions, G_kwargs, batch_kwargs, reduction, unit
     try:
         selected = variances(z[index], directions[:, index], chosen)
     except Exception as error:  # whatever G raises where a batch of another size does not fit
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        warnings.warn(f"select: G failed on fewer samples, so all are differentiated ({reason})", stacklevel=3)
+        problem = f"G fails on fewer (see batch_kwargs): {error!r}"
+        warnings.warn(f"select=True: all samples were differentiated, since {problem}", stacklevel=3)
         return plain()
     penalties = [reduction(variance[i]) for i, variance in enumerate(selected)]
     if not any(isinstance(value, jax.core.Tracer) for value in of_samples):
         found = jnp.stack([values[i] for values, i in zip(of_samples, index)])
         G_z = jax.lax.stop_gradient(_activations_of(G, z[index], chosen)(z[index]))
         if not _reproduces(found, jnp.stack(jax.lax.stop_gradient(penalties)), G_z, unit):
-            message = "G's batch statistics or random numbers depend on the other samples: all are differentiated"
-            warnings.warn(f"select: fewer samples do not have the same maxima; {message}", stacklevel=3)
+            problem = "fewer do not reproduce the maxima: G mixes a batch's samples, or holds one (see batch_kwargs)"
+            warnings.warn(f"select=True: all samples were differentiated, since {problem}", stacklevel=3)
             return plain()
     return penalties
 
@@ -226,10 +225,8 @@ def _reduce_in_chunks(estimates, reduction, z, directions, G_kwargs, batch_kwarg
     def share(batch):
         z, directions, chosen = batch
         weight = len(z) / N if reduction is jnp.mean else 1
-        return [
-            weight * reduction(values)
-            for values in estimates(z, jnp.moveaxis(directions, 0, 1), dict(G_kwargs, **chosen))
-        ]
+        of_chunk = estimates(z, jnp.moveaxis(directions, 0, 1), dict(G_kwargs, **chosen))
+        return [weight * reduction(values) for values in of_chunk]
 
     whole = N - N % chunk_size
     shares = []
@@ -383,9 +380,8 @@ def _check_key(key, other):
         raise ValueError(
             f"JAX has no generator of its own: pass key=jax.random.key(seed), a new one in every step, or {other}"
         )
-    if getattr(key, "dtype", None) != jnp.uint32 and not jax.dtypes.issubdtype(
-        getattr(key, "dtype", None), jax.dtypes.prng_key
-    ):
+    dtype = getattr(key, "dtype", None)
+    if dtype != jnp.uint32 and not jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
         raise ValueError(f"key must be a jax.random.key or a PRNGKey, got {key!r}")
     return key
 
@@ -421,11 +417,8 @@ def _warn_if_zero(penalties):
     penalties = jax.lax.stop_gradient(penalties)
     traced = any(isinstance(penalty, jax.core.Tracer) for penalty in penalties)
     if not traced and all(jnp.all(penalty == 0) for penalty in penalties):
-        warnings.warn(
-            "exact=True: the penalty is exactly 0. A piecewise linear G (ReLU) has no second derivatives but at its "
-            "kinks, which only finite differences (exact=False) measure",
-            stacklevel=3,
-        )
+        message = "exact=True: every penalty is exactly 0, as on piecewise linear networks; use exact=False for those"
+        warnings.warn(message, stacklevel=3)
 
 
 _each_array = jax.tree_util.tree_map
