@@ -18,6 +18,9 @@ EXAMPLES = """
   a first run, minutes on a laptop: the CLEVR set that ships with the project, small networks, the Hessian Penalty
     train.py --dataset clevr_1fov_32 --resolution 16 --fmap_base 64 --minibatch 16 --hp_lambda 0.0125 \\
              --stage_kimg 10 --fade_kimg 10 --warmup_kimg 20 --total_kimg 60 --snapshot_kimg 20
+  the same with OroJaR in its place, whose values are larger and its weight therefore smaller
+    train.py --dataset clevr_1fov_32 --resolution 16 --fmap_base 64 --minibatch 16 --regularizer orojar \\
+             --hp_lambda 0.0001 --stage_kimg 10 --fade_kimg 10 --warmup_kimg 20 --total_kimg 60 --snapshot_kimg 20
   the published setting on one GPU, without the penalty
     train.py --dataset edges_and_shoes --hp_lambda 0 --total_kimg 50000
   go on with run 3, from its latest snapshot
