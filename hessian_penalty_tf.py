@@ -353,9 +353,7 @@ def _one_at_a_time(parts, combine, batch):
                 of_outputs = tape.gradient(again, outputs, upstream, unconnected_gradients="zero")
                 for tape, output, of_output in zip(tapes, outputs, of_outputs):
                     of_output = [_after(each, _known(gradients)) for each in of_output]
-                    new = tape.gradient(output, [*sources, z_again], of_output)
-                    pairs = [_known(pair) for pair in zip(gradients, new)]
-                    gradients = [tf.add_n(pair) if pair else None for pair in pairs]
+                    _add_to(gradients, tape.gradient(output, [*sources, z_again], of_output))
             return gradients
 
         return [tf.identity(value) for value in values], backward
@@ -369,6 +367,14 @@ def _recorded(function, z, sources):
         for source in sources:
             tape.watch(source)
         return tape, function(z)
+
+
+def _add_to(gradients, new):
+    """Add a list of gradients, of which some may be None, to another in its place, and leave nothing of it."""
+    for i in range(len(new)):
+        pair = _known([gradients[i], new[i]])
+        gradients[i] = tf.add_n(pair) if pair else None
+        pair = new[i] = None
 
 
 def _known(gradients):
