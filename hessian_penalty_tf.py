@@ -37,14 +37,13 @@ What to know
 - Batch normalisation in training mode mixes the samples of a batch: pass training=False there too.
 - memory and chunk_size compute passes again for their gradient. It reaches z, variables, G's keyword arguments and, in
   graphs, whatever the graph holds; an eager tensor that G uses otherwise gets none: pass it as a keyword argument.
-- Within a tf.function, G is called as it is: where Python conditions or loops in it depend on tensors' values, make G
-  a tf.function itself.
 - select cannot look at values in a graph or tf.function: try it once in eager mode, where it checks itself. The eager
   mode of TensorFlow 1 gets no memory back from memory, chunk_size and select.
 """
 
 import collections
 import functools
+import inspect
 import warnings
 
 import numpy as np
@@ -53,7 +52,23 @@ import tensorflow as tf
 MAXIMA = (tf.reduce_max, tf.math.reduce_max, tf.compat.v1.reduce_max, tf.compat.v2.reduce_max)
 MEANS = (tf.reduce_mean, tf.math.reduce_mean, tf.compat.v1.reduce_mean, tf.compat.v2.reduce_mean)
 SUMS = (tf.reduce_sum, tf.math.reduce_sum, tf.compat.v1.reduce_sum, tf.compat.v2.reduce_sum)
-_not_by_autograph = getattr(tf.autograph.experimental, "do_not_convert", lambda function: function)
+Diagonalness = collections.namedtuple("Diagonalness", "ratio standard_error")
+
+
+def _not_by_autograph(function):
+    """function(G, ...) for a tf.function, where AutoGraph is to convert nothing but G, in which it may be needed."""
+    as_it_is = getattr(tf.autograph.experimental, "do_not_convert", lambda function: function)(function)
+    autograph = getattr(getattr(tf, "__internal__", None), "autograph", None)
+    if autograph is None:
+        return as_it_is
+
+    @functools.wraps(function)
+    def with_G_converted(G, *args, **kwargs):
+        return as_it_is(autograph.tf_convert(G, autograph.control_status_ctx()), *args, **kwargs)
+
+    with_G_converted.__signature__ = inspect.signature(function)
+    del with_G_converted.__wrapped__  # AutoGraph would read the source of that
+    return with_G_converted
 
 
 @_not_by_autograph
@@ -190,9 +205,6 @@ def _difference_of_squared_slopes(plus, minus, plus_0, minus_0):
     """(‖Jv_i‖² − ‖Jv_0‖²) (2ε)², a tensor [N]."""
     difference = tf.square(plus - minus) - tf.square(plus_0 - minus_0)
     return tf.reduce_sum(_flat(difference), axis=1)
-
-
-Diagonalness = collections.namedtuple("Diagonalness", "ratio standard_error")
 
 
 @_not_by_autograph
@@ -403,9 +415,8 @@ def _without_gradient(function, batch):
         if tensor.name in seen or tensor.op.type in ("Const", "StopGradient"):
             continue
         seen.add(tensor.name)
-        is_new = (
-            tensor.op not in before and tensor.op.type != "Placeholder"
-        )  # by which a tf.function takes from outside
+        # By placeholders a tf.function takes what is outside
+        is_new = tensor.op not in before and tensor.op.type != "Placeholder"
         queue.extend(tensor.op.inputs if is_new else [])
         sources.extend([tensor] if tensor.dtype.is_floating and not is_new else [])
     return tf.nest.map_structure(tf.stop_gradient, values), sources

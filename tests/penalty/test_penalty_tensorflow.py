@@ -213,6 +213,23 @@ def test_a_keras_model_in_inference_mode(run):
     np.testing.assert_allclose([hidden, image], expected, rtol=1e-7)
 
 
+@pytest.mark.skipif(tf.__version__ < "2", reason="a tf.function is TensorFlow 2's")
+@pytest.mark.parametrize("options", [{}, {"select": True}, {"memory": "lean"}], ids=str)
+def test_within_a_function_conditions_on_tensors_are_converted_in_G(options):
+    z, weights = tf.constant(Z), tf.constant(WEIGHTS[0])
+
+    def G(z):
+        x = tf.matmul(z, weights)
+        if tf.reduce_sum(x) > 1e9:
+            x = 0 * x
+        return tf.tanh(x)
+
+    def penalty():
+        return hessian_penalty(G, z, 3, directions=DIRECTIONS, **options)
+
+    assert tf.function(penalty)().numpy() == pytest.approx(penalty().numpy(), rel=1e-5)
+
+
 @pytest.mark.skipif(tf.__version__ < "2", reason="TensorFlow 1.14's Keras has no mixed precision")
 def test_mixed_precision_layers_are_refused():
     G = tf.keras.Sequential([tf.keras.layers.Dense(3, dtype="mixed_float16")])
