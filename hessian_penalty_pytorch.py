@@ -222,21 +222,27 @@ def _rows(batch, rows):
     return _Batch(batch.z.index_select(0, rows), batch.directions.index_select(1, rows), kwargs, batch.batch_kwargs)
 
 
-def _one_by_one(function, inputs, batch, lean=False):
+def _one_by_one(function, inputs, batch, lean=False, at_once=1):
     """Yield function's activations (a list) at each of the inputs (tuples of tensors), from the same random state.
 
     lean: compute every pass again in the backward pass, but the last, with which that begins.
+    at_once: how many of them to make as one pass.
     """
-    run = functools.partial(_activations, function, batch.kwargs)
     random_state, count = _get_random_state(), None
-    for number, values in enumerate(inputs, start=1):
+    for begin in range(0, len(inputs), at_once):
         _set_random_state(random_state)
-        outputs = _recomputed(run, *values) if lean and number < len(inputs) else run(*values)
-        fewer, more = sorted([len(outputs), count or len(outputs)])
-        if fewer != more:
-            raise ValueError(f"G must return as many activations in every pass, got {fewer} and {more}")
+        values, kwargs = inputs[begin], batch.kwargs
+        if at_once > 1:
+            group = inputs[begin : begin + at_once]
+            values = [torch.cat(of_all) for of_all in zip(*group)]
+            kwargs = dict(kwargs, **{name: torch.cat([kwargs[name]] * len(group)) for name in batch.batch_kwargs})
+        run = functools.partial(_activations, function, kwargs)
+        outputs = _recomputed(run, *values) if lean and begin < len(inputs) - 1 else run(*values)
+        if count not in (None, len(outputs)):
+            counts = sorted([count, len(outputs)])
+            raise ValueError(f"G must return as many activations in every pass, got {counts[0]} and {counts[1]}")
         count = len(outputs)
-        yield outputs
+        yield from zip(*(output.chunk(len(group)) for output in outputs)) if at_once > 1 else [outputs]
 
 
 _lean = functools.partial(_one_by_one, lean=True)
@@ -244,15 +250,14 @@ _lean = functools.partial(_one_by_one, lean=True)
 
 def _all_at_once(function, inputs, batch):
     """The same by one call for all inputs, unless random numbers would then differ between them."""
-    count, random_state = len(inputs), _get_random_state()
-    kwargs = dict(batch.kwargs, **{name: torch.cat([batch.kwargs[name]] * count) for name in batch.batch_kwargs})
-    outputs = _activations(function, kwargs, *(torch.cat(values) for values in zip(*inputs)))
-    if _has_changed(random_state):
-        message = "batched=True: G draws random numbers, so its passes were made one by one; is it in evaluation mode?"
-        warnings.warn(message, stacklevel=6)  # at the caller of the penalty
-        _set_random_state(random_state)
-        return _one_by_one(function, inputs, batch)
-    return zip(*(output.chunk(count) for output in outputs))
+    random_state = _get_random_state()
+    outputs = list(_one_by_one(function, inputs, batch, at_once=len(inputs)))
+    if not _has_changed(random_state):
+        return iter(outputs)
+    message = "batched=True: G draws random numbers, so its passes were made one by one; is it in evaluation mode?"
+    warnings.warn(message, stacklevel=6)  # at the caller of the penalty
+    _set_random_state(random_state)
+    return _one_by_one(function, inputs, batch)
 
 
 def _of_selected_samples(variances, reduction, batch, passes, unit):
@@ -260,43 +265,51 @@ def _of_selected_samples(variances, reduction, batch, passes, unit):
 
     unit: what rounding errors of G's outputs are divided by in s_i.
     """
-    N, random_state, sizes = len(batch.z), _get_random_state(), []
+    random_state, penalties, problem = _get_random_state(), None, None
+    try:
+        rows, maxima, rounding = _search(variances, batch, unit)
+        if len(batch.z) > len(rows) and _has_changed(random_state):
+            problem = "G draws random numbers"
+        elif len(batch.z) > len(rows):
+            few = _all_at_once if passes is _one_by_one else passes
+            penalties = [reduction(v[a]) for a, v in enumerate(variances(_rows(batch, rows), few))]
+            if not (_is_recorded() or _reproduce(penalties, maxima, rounding)):
+                problem = "fewer do not reproduce the maxima: G mixes samples or holds a batch (see batch_kwargs)"
+    except Exception as error:  # whatever G raises on a batch of another size
+        if _is_recorded():
+            raise
+        problem = f"G fails on another number of samples (see batch_kwargs): {error!r}"
+    if penalties and not problem:
+        return penalties
+    _set_random_state(random_state)
+    penalties = [reduction(variance) for variance in variances(batch, passes)]
+    if problem:
+        warnings.warn(f"select=True: all samples were differentiated, since {problem}", stacklevel=4)
+    return penalties
 
-    def search(function, inputs, batch):
-        """All passes, but the first alone where there are no more samples than activations, so nothing to gain."""
-        outputs = _one_by_one(function, inputs, batch)
+
+@torch.no_grad()
+def _search(variances, batch, unit):
+    """The numbers of the samples that hold the maxima, the maxima, and the size of rounding errors in their roots."""
+    N, sizes = len(batch.z), []
+
+    def passes(function, inputs, batch):
+        """All, two as one, which is no slower; the first alone where the samples are no more than the activations."""
+        outputs = _one_by_one(function, inputs, batch, at_once=2)
         first = next(outputs)
         sizes.extend(output.abs().max() for output in first)
         return itertools.chain([first], outputs if N > len(first) else itertools.repeat(first, len(inputs) - 1))
 
-    with torch.no_grad():
-        of_all = variances(batch, search)
-        rows = torch.stack([variance.reshape(N, -1).amax(dim=1).argmax() for variance in of_all])
-        maxima = torch.stack([variance.max() for variance in of_all])
-    is_random, problem = _has_changed(random_state), None
-    _set_random_state(random_state)
-    if N > len(rows) and is_random:
-        problem = "G draws random numbers"
-    elif N > len(rows):
-        few = _all_at_once if passes is _one_by_one else passes
-        try:
-            penalties = [reduction(v[a]) for a, v in enumerate(variances(_rows(batch, rows), few))]
-            if _is_recorded() or _reproduce(penalties, maxima, torch.stack(sizes) / unit):
-                return penalties
-            problem = "fewer do not reproduce the maxima: G mixes a batch's samples, or holds one (see batch_kwargs)"
-        except Exception as error:  # whatever G raises on a batch of another size
-            if _is_recorded():
-                raise
-            problem = f"G fails on fewer (see batch_kwargs): {error!r}"
-    if problem:
-        warnings.warn(f"select=True: all samples were differentiated, since {problem}", stacklevel=4)
-    return [reduction(variance) for variance in variances(batch, passes)]
+    of_all = variances(batch, passes)
+    rows = torch.stack([variance.reshape(N, -1).amax(dim=1).argmax() for variance in of_all])
+    rounding = 100 * torch.finfo(batch.z.dtype).eps * torch.stack(sizes) / unit
+    return rows, torch.stack([variance.max() for variance in of_all]), rounding
 
 
-def _reproduce(penalties, maxima, sizes):
-    """Whether second differences, the roots of penalties, are those found before, to rounding of outputs of sizes."""
+def _reproduce(penalties, maxima, rounding):
+    """Whether second differences, the roots of penalties, are those found before, but for rounding."""
     roots, expected = torch.stack(penalties).detach().sqrt(), maxima.sqrt()
-    tolerance = 0.01 * expected + 100 * torch.finfo(expected.dtype).eps * sizes
+    tolerance = 0.01 * expected + rounding
     return bool((((roots - expected).abs() <= tolerance) | ~expected.isfinite()).all())
 
 

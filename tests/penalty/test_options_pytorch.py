@@ -255,7 +255,7 @@ def test_as_many_activations_as_samples_leave_nothing_to_select(z):
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert hessian_penalty(counting, z[:3], select=True, **condition) == expected
+        assert hessian_penalty(counting, z[:3], select=True, batch_kwargs=["y"], **condition) == expected
     assert passes[4:] == [False] + [True] * 4
 
 
