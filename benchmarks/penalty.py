@@ -46,15 +46,16 @@ def blocks(device, frameworks, only):
 
 
 def pytorch_on_cpu():
-    for network, turns in (("leaky", 64, 8), 5), (("biggan", 16, 4), 2):
-        yield _block(network, turns, _common(network, batched=True, exact=network[0] == "biggan"))
+    for network, turns in (("leaky", 64, 8), 15), (("biggan", 16, 4), 2):
+        yield _block(network, turns, _common(network, batched=True))
         yield _block(network, 2 * turns, {"default": Row({}, 1.0, None)}, centre=True)  # as many passes: ends near 1
         yield _block(network, 2, {"chunk_size": _chunks(network)}, reduction="mean")
         slow = {"default": Row({}, 1.0, None), "lean": Row({"memory": "lean"}, 1.30, 0.50)}
-        yield _block(network, 2, dict(slow, select=Row({"select": True}, 1.0, None)), k=8)
+        slow = dict(slow, select=Row({"select": True}, 1.0, None))
+        yield _block(network, max(1, turns // 3), slow, k=8, takes_peaks=network[0] != "biggan")  # those take minutes
     large = ("leaky", 64, 32)
-    yield _block(large, 2, _common(large))
-    yield _block(large, 1, {"chunk_size": _chunks(large)}, reduction="mean")
+    yield _block(large, 3, _common(large))
+    yield _block(large, 2, {"chunk_size": _chunks(large)}, reduction="mean")
     smooth = {"default": Row({}, 0.85, None), "exact": Row({"exact": True}, None, None)}
     yield _block(("softplus", 64, 8), 3, smooth)
 
@@ -70,10 +71,14 @@ def pytorch_on_cuda():
 
 
 def tensorflow_on_cpu():
-    network = ("leaky", 64, 8)
-    yield _block(network, 5, _common(network), framework="tensorflow")
-    yield _block(network, 5, {"default": Row({}, 1.0, None)}, centre=True, framework="tensorflow")
+    network, large = ("leaky", 64, 8), ("leaky", 64, 32)
+    yield _block(network, 15, _common(network), framework="tensorflow")
+    yield _block(network, 15, {"default": Row({}, 1.0, None)}, centre=True, framework="tensorflow")
     yield _block(network, 3, {"chunk_size": _chunks(network)}, reduction="mean", framework="tensorflow")
+    slow = {"default": Row({}, 1.0, None), "lean": Row({"memory": "lean"}, 1.30, 0.50)}
+    yield _block(network, 3, slow, k=8, framework="tensorflow")
+    yield _block(large, 3, _common(large), framework="tensorflow")
+    yield _block(large, 2, {"chunk_size": _chunks(large)}, reduction="mean", framework="tensorflow")
 
 
 def jax_on_cpu():
