@@ -33,7 +33,7 @@ lint: setup
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 
-BENCHMARKS := benchmarks/render_speed.py benchmarks/discovery_step.py benchmarks/figure_hessians.py
+BENCHMARKS := $(addprefix benchmarks/,render_speed.py discovery_step.py figure_hessians.py progan_step.py penalty.py)
 
 bench: setup
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(RUN) $$script; done

@@ -143,8 +143,8 @@ def measured(block, device):
     lines, beyond = [], []
     for call, (seconds, error, first) in times.items():
         row = block.rows.get(call, Row(None, None, None))
-        time_ratio = seconds / times["definition"][0]
-        peak_ratio = peaks[call] / peaks["definition"] if peaks else None
+        time_ratio = round(seconds / times["definition"][0], 2)  # bounds are for what is printed
+        peak_ratio = round(peaks[call] / peaks["definition"], 2) if peaks else None
         for what, ratio, bound in ("time", time_ratio, row.time), ("peak", peak_ratio, row.peak):
             if bound is not None and ratio is not None and ratio > bound:
                 beyond.append(f"{description(block)}: {call}: {what} {ratio:.2f}, demanded {bound:.2f}")
