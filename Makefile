@@ -33,7 +33,7 @@ lint: setup
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 
-BENCHMARKS := $(addprefix benchmarks/,render_speed.py discovery_step.py figure_hessians.py progan_step.py penalty.py)
+BENCHMARKS := $(addprefix benchmarks/,render_speed.py discovery_step.py progan_step.py penalty.py)
 
 bench: setup
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(RUN) $$script; done
