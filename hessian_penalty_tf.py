@@ -83,7 +83,8 @@ def hessian_penalty(
     :param z: floating-point tensor [N, ...] of latent codes; N may be unknown when a graph is built.
     :param k: number of directions, at least 2.
     :param epsilon: step of the finite differences.
-    :param reduction: takes a tensor of penalties, one for each element of an activation, to a scalar.
+    :param reduction: takes a tensor of penalties, one for each element of an activation, to a scalar. Of what ties for
+        the maximum, in a graph or tf.function the first gets the whole gradient.
     :param return_separately: return a list with a scalar for each activation instead of their sum.
     :param G_z: ignored: G(z) is not needed. It is there so that older calls keep working.
     :param directions: the directions v to use, a tensor [k, N, ...] of +1 and −1, instead of drawing them.
@@ -129,6 +130,8 @@ def _penalties(passes, batch, reduction, chunk_size=None, select=False):
     if chunk_size is not None:
         return _of_chunks(passes, batch, reduction, chunk_size)
     penalties = _of_selected_samples(passes, batch) if select else None
+    if reduction in MAXIMA and not tf.executing_eagerly():
+        reduction = _first_maximum
     return penalties or [reduction(variance) for variance in _variances(passes, batch)]
 
 
@@ -272,8 +275,12 @@ def _flat(tensor):
 
 def _rows(batch, rows):
     """Some samples of a batch. rows: their numbers, int64."""
-    kwargs = dict(batch.kwargs, **{name: tf.gather(batch.kwargs[name], rows) for name in batch.batch_kwargs})
-    return _Batch(tf.gather(batch.z, rows), tf.gather(batch.directions, rows, axis=1), kwargs, batch.batch_kwargs)
+
+    def take(tensor):
+        return tf.gather(tf.reshape(tensor, tf.shape(tensor)), rows)  # reshape: so that no gradient is IndexedSlices
+
+    kwargs = dict(batch.kwargs, **{name: take(batch.kwargs[name]) for name in batch.batch_kwargs})
+    return _Batch(take(batch.z), tf.gather(batch.directions, rows, axis=1), kwargs, batch.batch_kwargs)
 
 
 def _of_selected_samples(passes, batch):
@@ -288,7 +295,8 @@ def _of_selected_samples(passes, batch):
     def search(z):
         variances = _variances(passes._replace(G=noting_sizes, memory=None), batch._replace(z=z))
         maxima = [tf.reduce_max(_flat(variance), axis=1) for variance in variances]
-        return tf.stack([tf.argmax(each) for each in maxima]), tf.stack([tf.reduce_max(each) for each in maxima]), sizes
+        rows = [_index_of_maximum(each) for each in maxima]
+        return tf.stack(rows), tf.stack([each[row] for each, row in zip(maxima, rows)]), sizes
 
     (rows, maxima, sizes), _ = _without_gradient(search, batch)
     if N is not None and N <= len(sizes):
@@ -308,8 +316,16 @@ def _of_selected_samples(passes, batch):
 
 def _first_maximum(variances):
     """As an element: in reduce_max's gradient XLA may round a tensor anew, and then not find the maximum there."""
-    elements = tf.reshape(variances, [-1])
-    return tf.gather(elements, tf.argmax(tf.stop_gradient(elements)))
+    if variances.shape.ndims is None:
+        variances = tf.reshape(variances, [-1])
+    while variances.shape.ndims:  # one axis after the other, since an argmax is slow on a GPU where it is long
+        variances = variances[_index_of_maximum(tf.reduce_max(_flat(tf.stop_gradient(variances)), axis=1))]
+    return variances
+
+
+def _index_of_maximum(values):
+    """Of the first one in [N], where a nan is a maximum: none is to be overlooked."""
+    return tf.argmax(tf.where(tf.math.is_nan(values), np.inf + tf.zeros_like(values), values))
 
 
 def _reproduce(penalties, maxima, sizes):
@@ -350,7 +366,9 @@ def _one_at_a_time(parts, combine, batch):
             return combine(*[function(z) for function in part])
 
         new, more = _without_gradient(value, batch._replace(z=_after(z, values)))
-        values, sources = _added(values, new), sources + [s for s in more if not any(s is each for each in sources)]
+        values = _added(values, new)
+        for source in more:
+            sources += [] if any(source is each for each in sources) else [source]
 
     @tf.custom_gradient
     def recomputed(*_):
@@ -403,16 +421,18 @@ def _without_gradient(function, batch):
     before = set(graph.get_operations()) if graph else ()
     # Only within tf.recompute_grad do all tapes stop, and a variable's use is still told to this one.
     run = tf.recompute_grad(function) if not graph and hasattr(tf, "recompute_grad") else function
+    z = tf.identity(batch.z)  # G may know z as something else too
     with tf.GradientTape() as tape:
-        values = run(batch.z)
+        values = run(z)
         sources = list(tape.watched_variables())
     if not graph:
-        tensors = [value for value in tf.nest.flatten(batch.kwargs) if tf.is_tensor(value) and value.dtype.is_floating]
-        return tf.nest.map_structure(tf.stop_gradient, values), sources + tensors
-    seen, queue = {batch.z.name}, tf.nest.flatten(values)
+        tensors = [each for each in tf.nest.flatten(batch.kwargs) if isinstance(each, tf.Tensor)]  # no variables again
+        sources += [each for each in tensors if each.dtype.is_floating and each is not batch.z]
+        return tf.nest.map_structure(tf.stop_gradient, values), sources
+    seen, queue = {z.name}, tf.nest.flatten(values)
     while queue:
         tensor = queue.pop()
-        if tensor.name in seen or tensor.op.type in ("Const", "StopGradient"):
+        if tensor.name in seen or tensor.op.type == "StopGradient":
             continue
         seen.add(tensor.name)
         # By placeholders a tf.function takes what is outside

@@ -179,6 +179,77 @@ def test_values_and_gradients_of_the_mean_and_the_sum(mode, penalty, reduction):
     assert_all_are_plain(compute(mode, function))
 
 
+@tensorflow_2
+@pytest.mark.skipif("xla" not in MODES, reason="an eager process runs it")
+def test_xla_gives_the_plain_maximum_its_gradient():
+    """Where reduce_max does not find its maximum again among numbers rounded anew, an activation's part is missing."""
+
+    def function(inputs, variables):
+        z, y = inputs["z"], inputs["y"]
+
+        def G(z):
+            hidden = tf.tanh(tf.matmul(z, variables["first"]) + y[:, :1])
+            image = tf.matmul(hidden, variables["second"]) * z[:, :1]
+            return [hidden, tf.reshape(image, [-1, 3, 1]), image[:, 0], tf.reshape(image**2, [-1, 1, 3, 1])]
+
+        def penalties():
+            return hessian_penalty(G, z, K, return_separately=True, directions=DIRECTIONS)
+
+        separate, gradients = weighted_gradients(penalties, [z, y, variables["first"]])
+        return {str(i): tensor for i, tensor in enumerate([*separate, *gradients])}
+
+    arrays = {"z": draw(1, N, NZ), "y": draw(6, N, 2)}
+    found, expected = (compute(mode, function, arrays=arrays) for mode in ("xla", "eager"))
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-7, atol=1e-9 * np.abs(value).max(), err_msg=name)
+
+
+SHARED = {
+    "z itself": lambda z, y, weight: dict(factor=z, other=y),
+    "one tensor twice": lambda z, y, weight: dict(factor=y, other=[y, None]),
+    "a variable": lambda z, y, weight: dict(factor=y, other=weight),
+}
+
+
+@pytest.mark.parametrize("mode", NOT_XLA)
+@pytest.mark.parametrize("case", sorted(SHARED))
+def test_what_g_gets_in_several_ways_has_its_gradient_once(mode, case):
+    options = {"plain": {}, "lean": dict(memory="lean"), "chunks": dict(chunk_size=3), "both": dict(chunk_size=3)}
+    options["both"]["memory"] = "lean"
+
+    def function(inputs, variables):
+        z, weight, found = inputs["z"], variables["first"], {}
+        y = tf.constant(draw(9, N, NZ))  # in a graph a constant may be differentiated as well
+        sources = [z, y, weight]
+
+        def G(x, factor, other):
+            return tf.tanh(tf.matmul(x * factor, weight)) * tf.reduce_sum(tf.nest.flatten(other)[0])
+
+        for name, given in options.items():
+            common = dict(given, reduction=tf.reduce_mean, directions=DIRECTIONS, batch_kwargs=["factor"])
+
+            def penalties(common=common):
+                return [hessian_penalty(G, z, K, **common, **SHARED[case](z, y, weight))]
+
+            separate, gradients = weighted_gradients(penalties, sources)
+            found[f"{name}: value"] = separate[0]
+            found.update({f"{name}: {i}": tf.convert_to_tensor(gradient) for i, gradient in enumerate(gradients)})
+        return found
+
+    assert_all_are_plain(compute(mode, function, arrays={"z": ARRAYS["z"]}))
+
+
+@pytest.mark.parametrize("mode", NOT_XLA)
+def test_select_overlooks_no_nan(mode):
+    mask = np.where(np.arange(N) == 3, np.nan, 1)[:, None]
+
+    def function(inputs, variables):
+        given = dict(select=True, mask=inputs["mask"], batch_kwargs=["mask"])
+        return {"value": hessian_penalty(lambda z, mask: z * z[:, ::-1] * mask, inputs["z"], **given)}
+
+    assert np.isnan(compute(mode, function, arrays={"z": ARRAYS["z"], "mask": mask})["value"])
+
+
 def test_the_maxima_are_in_different_samples():
     for activation in (np.tanh, lambda x: np.maximum(0.2 * x, x)):
         hidden = activation(ARRAYS["z"] @ WEIGHTS["first"] + ARRAYS["y"] @ WEIGHTS["label"])
@@ -278,7 +349,7 @@ def select_and_plain(G, z, directions=DIRECTIONS, **kwargs):
         with tf.GradientTape() as tape:
             tape.watch(z)
             value = hessian_penalty(G, z, len(directions), directions=directions, select=select, **kwargs)
-        results.append((value.numpy(), tf.convert_to_tensor(tape.gradient(value, z)).numpy()))
+        results.append((value.numpy(), tape.gradient(value, z).numpy()))  # IndexedSlices have no numpy
     return results
 
 
