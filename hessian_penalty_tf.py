@@ -294,9 +294,8 @@ def _of_selected_samples(passes, batch):
 
     def search(z):
         variances = _variances(passes._replace(G=noting_sizes, memory=None), batch._replace(z=z))
-        maxima = [tf.reduce_max(_flat(variance), axis=1) for variance in variances]
-        rows = [_index_of_maximum(each) for each in maxima]
-        return tf.stack(rows), tf.stack([each[row] for each, row in zip(maxima, rows)]), sizes
+        maxima = [_maxima(variance) for variance in variances]
+        return tf.stack([tf.argmax(each) for each in maxima]), tf.stack([tf.reduce_max(each) for each in maxima]), sizes
 
     (rows, maxima, sizes), _ = _without_gradient(search, batch)
     if N is not None and N <= len(sizes):
@@ -319,13 +318,15 @@ def _first_maximum(variances):
     if variances.shape.ndims is None:
         variances = tf.reshape(variances, [-1])
     while variances.shape.ndims:  # one axis after the other, since an argmax is slow on a GPU where it is long
-        variances = variances[_index_of_maximum(tf.reduce_max(_flat(tf.stop_gradient(variances)), axis=1))]
+        variances = variances[tf.argmax(_maxima(variances))]
     return variances
 
 
-def _index_of_maximum(values):
-    """Of the first one in [N], where a nan is a maximum: none is to be overlooked."""
-    return tf.argmax(tf.where(tf.math.is_nan(values), np.inf + tf.zeros_like(values), values))
+def _maxima(variances):
+    """Of each sample, [N], without gradient: infinity where there is a nan, which is not to be overlooked."""
+    variances = _flat(tf.stop_gradient(variances))
+    infinity = tf.fill(tf.shape(variances), tf.constant(np.inf, variances.dtype))
+    return tf.reduce_max(tf.where(tf.math.is_nan(variances), infinity, variances), axis=1)
 
 
 def _reproduce(penalties, maxima, sizes):
