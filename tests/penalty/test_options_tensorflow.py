@@ -214,8 +214,7 @@ SHARED = {
 @pytest.mark.parametrize("mode", NOT_XLA)
 @pytest.mark.parametrize("case", sorted(SHARED))
 def test_what_g_gets_in_several_ways_has_its_gradient_once(mode, case):
-    options = {"plain": {}, "lean": dict(memory="lean"), "chunks": dict(chunk_size=3), "both": dict(chunk_size=3)}
-    options["both"]["memory"] = "lean"
+    options = {"plain": {}, "lean": dict(memory="lean"), "chunks": dict(chunk_size=3), "one": dict(chunk_size=N)}
 
     def function(inputs, variables):
         z, weight, found = inputs["z"], variables["first"], {}
