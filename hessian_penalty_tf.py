@@ -64,7 +64,8 @@ def _not_by_autograph(function):
 
     @functools.wraps(function)
     def with_G_converted(G, *args, **kwargs):
-        return as_it_is(autograph.tf_convert(G, autograph.control_status_ctx()), *args, **kwargs)
+        G = autograph.tf_convert(G, autograph.control_status_ctx(), convert_by_default=False)
+        return as_it_is(G, *args, **kwargs)
 
     with_G_converted.__signature__ = inspect.signature(function)
     del with_G_converted.__wrapped__  # AutoGraph would read the source of that

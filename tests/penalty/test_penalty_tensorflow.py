@@ -216,10 +216,11 @@ def test_a_keras_model_in_inference_mode(run):
 @pytest.mark.skipif(tf.__version__ < "2", reason="a tf.function is TensorFlow 2's")
 @pytest.mark.parametrize("options", [{}, {"select": True}, {"memory": "lean"}], ids=str)
 def test_within_a_function_conditions_on_tensors_are_converted_in_G(options):
-    z, weights = tf.constant(Z), tf.constant(WEIGHTS[0])
+    z, weights, codes = tf.constant(Z), tf.constant(WEIGHTS[0]), set()
 
     def G(z):
         x = tf.matmul(z, weights)
+        codes.add(sys._getframe().f_code.co_filename)
         if tf.reduce_sum(x) > 1e9:
             x = 0 * x
         return tf.tanh(x)
@@ -227,7 +228,9 @@ def test_within_a_function_conditions_on_tensors_are_converted_in_G(options):
     def penalty():
         return hessian_penalty(G, z, 3, directions=DIRECTIONS, **options)
 
-    assert tf.function(penalty)().numpy() == pytest.approx(penalty().numpy(), rel=1e-5)
+    eagerly = penalty().numpy()
+    assert codes == {__file__}  # and nothing is outside of one
+    assert tf.function(penalty)().numpy() == pytest.approx(eagerly, rel=1e-5)
 
 
 @pytest.mark.skipif(tf.__version__ < "2", reason="TensorFlow 1.14's Keras has no mixed precision")
