@@ -5,13 +5,12 @@ there these tests run a second time in a process that does.
 """
 
 import os
-import subprocess
-import sys
 import warnings
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from test_penalty_tensorflow import assert_passes_eagerly, needs_another_process
 
 import hessian_penalty_np
 from hessian_penalty_tf import diagonalness, hessian_penalty, orojar_penalty
@@ -36,12 +35,9 @@ WEIGHTS = {"first": draw(3, NZ, 12) / 2, "label": draw(4, 2, 12), "second": draw
 DIRECTIONS = np.random.RandomState(6).choice([-1.0, 1.0], size=(K, N, NZ))
 
 
-@pytest.mark.skipif(tf.executing_eagerly(), reason="this process is eager: the same tests run in it directly")
+@needs_another_process
 def test_all_of_this_eagerly_in_tensorflow_1():
-    environment = dict(os.environ, PENALTY_TESTS_EAGER="1")
-    command = [sys.executable, "-m", "pytest", "-W", "ignore", "-p", "no:cacheprovider", os.path.abspath(__file__)]
-    finished = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert finished.returncode == 0, finished.stdout.decode()
+    assert_passes_eagerly(__file__)
 
 
 def compute(mode, function, unknown_batch=False, arrays=ARRAYS, weights=WEIGHTS):

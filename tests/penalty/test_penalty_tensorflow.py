@@ -49,12 +49,21 @@ def run(request):
     return run
 
 
-@pytest.mark.skipif(tf.executing_eagerly(), reason="this process is eager: the same tests run in it directly")
-def test_all_of_this_eagerly_in_tensorflow_1():
+needs_another_process = pytest.mark.skipif(
+    tf.executing_eagerly(), reason="this process is eager: the same tests run in it directly"
+)
+
+
+def assert_passes_eagerly(path):
     environment = dict(os.environ, PENALTY_TESTS_EAGER="1")
-    command = [sys.executable, "-m", "pytest", "-W", "ignore", "-p", "no:cacheprovider", os.path.abspath(__file__)]
+    command = [sys.executable, "-m", "pytest", "-W", "ignore", "-p", "no:cacheprovider", os.path.abspath(path)]
     finished = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert finished.returncode == 0, finished.stdout.decode()
+
+
+@needs_another_process
+def test_all_of_this_eagerly_in_tensorflow_1():
+    assert_passes_eagerly(__file__)
 
 
 def network(z, first, second):
