@@ -186,7 +186,7 @@ def diagonalness(G, z, epsilon=0.1, k=1, return_separately=False, *, axes=None, 
     steps = epsilon * torch.stack([2**0.5 * e_a, e_a + e_b, e_a - e_b], dim=1)
     diagonal, off_diagonal = 0, 0  # [activations, N]
     with _float32(batch.z):
-        outputs = _one_by_one(G, [(batch.z,), *_both_ways(batch.z, steps.reshape(3 * k, *batch.z.shape))], batch)
+        outputs = _in_turn(G, [(batch.z,), *_both_ways(batch.z, steps.reshape(3 * k, *batch.z.shape))], batch)
         centre = next(outputs)
         bends = ([(p - c) + (m - c) for p, c, m in zip(plus, centre, minus)] for plus, minus in zip(outputs, outputs))
         for along_a, along_sum, along_difference in zip(bends, bends, bends):
@@ -222,7 +222,7 @@ def _rows(batch, rows):
     return _Batch(batch.z.index_select(0, rows), batch.directions.index_select(1, rows), kwargs, batch.batch_kwargs)
 
 
-def _one_by_one(function, inputs, batch, lean=False, at_once=1):
+def _in_turn(function, inputs, batch, lean=False, at_once=1):
     """Yield function's activations (a list) at each of the inputs (tuples of tensors), from the same random state.
 
     lean: compute every pass again in the backward pass, but the last, with which that begins.
@@ -245,19 +245,19 @@ def _one_by_one(function, inputs, batch, lean=False, at_once=1):
         yield from zip(*(output.chunk(len(group)) for output in outputs)) if at_once > 1 else [outputs]
 
 
-_lean = functools.partial(_one_by_one, lean=True)
+_lean = functools.partial(_in_turn, lean=True)
 
 
 def _all_at_once(function, inputs, batch):
     """The same by one call for all inputs, unless random numbers would then differ between them."""
     random_state = _get_random_state()
-    outputs = list(_one_by_one(function, inputs, batch, at_once=len(inputs)))
+    outputs = list(_in_turn(function, inputs, batch, at_once=len(inputs)))
     if not _has_changed(random_state):
         return iter(outputs)
     message = "batched=True: G draws random numbers, so its passes were made one by one; is it in evaluation mode?"
     warnings.warn(message, stacklevel=6)  # at the caller of the penalty
     _set_random_state(random_state)
-    return _one_by_one(function, inputs, batch)
+    return _in_turn(function, inputs, batch)
 
 
 def _of_selected_samples(variances, reduction, batch, passes, unit):
@@ -271,7 +271,7 @@ def _of_selected_samples(variances, reduction, batch, passes, unit):
         if len(batch.z) > len(rows) and _has_changed(random_state):
             problem = "G draws random numbers"
         elif len(batch.z) > len(rows):
-            few = _all_at_once if passes is _one_by_one else passes
+            few = _all_at_once if passes is _in_turn else passes
             penalties = [reduction(v[a]) for a, v in enumerate(variances(_rows(batch, rows), few))]
             if not (_is_recorded() or _reproduce(penalties, maxima, rounding)):
                 problem = "fewer do not reproduce the maxima: G mixes samples or holds a batch (see batch_kwargs)"
@@ -295,7 +295,7 @@ def _search(variances, batch, unit):
 
     def passes(function, inputs, batch):
         """All, two as one, which is no slower; the first alone where the samples are no more than the activations."""
-        outputs = _one_by_one(function, inputs, batch, at_once=2)
+        outputs = _in_turn(function, inputs, batch, at_once=2)
         first = next(outputs)
         sizes.extend(output.abs().max() for output in first)
         return itertools.chain([first], outputs if N > len(first) else itertools.repeat(first, len(inputs) - 1))
@@ -401,7 +401,7 @@ def _check_directions(directions, k, z):
 
 
 def _check_options(reduction, batched, memory, chunk_size, select=False):
-    """How to make passes, as a function like `_one_by_one`."""
+    """How to make passes, as a function like `_in_turn`."""
     name = getattr(reduction, "__name__", repr(reduction))
     if select and reduction not in (torch.max, torch.amax):
         raise ValueError(f"select=True needs the maximum reduction (torch.max), got {name}")
@@ -415,7 +415,7 @@ def _check_options(reduction, batched, memory, chunk_size, select=False):
         raise ValueError(
             'batched=True and memory="lean" exclude each other: one makes all passes at once, the other one at a time'
         )
-    return _lean if memory else _all_at_once if batched else _one_by_one
+    return _lean if memory else _all_at_once if batched else _in_turn
 
 
 def _check_axes(axes, k, z):

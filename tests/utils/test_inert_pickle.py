@@ -220,7 +220,7 @@ def test_the_hand_written_file_is_a_good_one(tmp_path):
     for write in (write_zip, write_legacy):
         path = write(tmp_path / "a.pth", Raw(tensor(storage())), data=np.arange(4, dtype="f4").tobytes())
         assert load_pth(path).tolist() == [0, 1, 2, 3]
-        assert torch.load(path).tolist() == [0, 1, 2, 3]
+        assert torch.load(path, weights_only=True).tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("write", [write_zip, write_legacy])
