@@ -7,7 +7,7 @@ VENV := .venv$(if $(PYTHON),-$(notdir $(PYTHON)))
 SETUP := python3 tools/make_environment.py
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-legacy lint bench setup
+.PHONY: demo test test-legacy lint docs bench setup
 
 demo: setup
 	$(RUN) progan_experiments/demo.py
@@ -16,17 +16,24 @@ demo: setup
 # TensorFlow and PyTorch are imported in one order only, so the suites run in processes of their own: two at a time, the
 # longest first, each printed when it ends; a thread each, since threads that outnumber the cores wait for each other.
 SUITES := tests/progan tests/biggan tests/penalty tests/utils tests/portable
+MODERN_SUITES := tests/documents tests/browser  # what they need (Jupyter, MkDocs, Gradio) has left Python 3.7 behind
 SUITE_TARGETS := $(SUITES:%=suite-%)
-.PHONY: $(SUITE_TARGETS)
+MODERN_SUITE_TARGETS := $(MODERN_SUITES:%=suite-%)
+.PHONY: $(SUITE_TARGETS) $(MODERN_SUITE_TARGETS)
 
 test: setup
-	@$(MAKE) --no-print-directory -j2 -Otarget -k SUITE_PYTHON=$(RUN) $(SUITE_TARGETS)
+	@$(MAKE) --no-print-directory -j2 -Otarget -k SUITE_PYTHON=$(RUN) $(SUITE_TARGETS) $(MODERN_SUITE_TARGETS)
 
 test-legacy:
 	@$(SETUP) legacy .venv-legacy $(if $(PYTHON),--python $(PYTHON))
 	@$(MAKE) --no-print-directory -j2 -Otarget -k SUITE_PYTHON=.venv-legacy/bin/python $(SUITE_TARGETS)
 
-$(SUITE_TARGETS): suite-%:
+suite-tests/browser: chromium
+.PHONY: chromium
+chromium:
+	@$(SUITE_PYTHON) tools/chromium.py
+
+$(SUITE_TARGETS) $(MODERN_SUITE_TARGETS): suite-%:
 	@echo "== $*"; OMP_NUM_THREADS=1 $(SUITE_PYTHON) -m pytest $*
 
 lint: setup
