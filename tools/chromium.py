@@ -3,7 +3,7 @@
     python tools/chromium.py        prints its path; exit status 2, and how to install it, where there is none
 
 It is looked for in $CHROMIUM, on the PATH, and among the browsers that `python -m playwright install chromium` fetches.
-Debian's package is installed only by root (a container, as a rule): nobody else could without being asked for a password.
+Debian's package is installed only by root (a container, as a rule): nobody else could without typing a password.
 """
 
 import os

@@ -24,7 +24,7 @@ def browser():
 
 @pytest.fixture
 def open_page(browser):
-    """open_page(url, width=1280, height=900, dark=False, **context options) -> Page, which keeps what it asked for and complained of.
+    """open_page(url, width=1280, height=900, dark=False, **context options) -> Page, which remembers:
 
     page.requests: addresses of all requests; page.complaints: errors and warnings of the console, and uncaught ones.
     """
