@@ -16,10 +16,18 @@ Three kinds of arrays pass between the functions:
 Wrong arguments raise ValueError with one line that names the value. Files appear under their name only when complete.
 """
 
+import base64
+import collections
+import collections.abc
 import contextlib
 import errno
+import hashlib
+import html
+import io
+import json
 import math
 import os
+import re
 import struct
 import subprocess
 import tempfile
@@ -229,27 +237,39 @@ class _Axis:
 
 def _headers(pen, what, count, labels, values):
     """One picture for each row (or column): its label, its value, and the value's bar. None where there is neither."""
-    for name, given in (("labels", labels), ("values", values)):
-        if given is not None and len(given) != count:
-            raise ValueError(f"{len(given)} {what}_{name} for {count} {what}s")
     if labels is None and values is None:
         return []
-    labels = [""] * count if labels is None else [str(label) for label in labels]
+    labels, values = _checked_labels(what, count, labels, values)
     if values is None:
         return [pen.text(label) for label in labels]
-    values = np.asarray(values, float)
-    if not (np.isfinite(values).all() and (values >= 0).all()):
-        raise ValueError(f"{what}_values={values.tolist()}: must be finite and not negative")
-    largest = values.max() or 1.0
-    decimals = min(max(2 - math.floor(math.log10(largest)), 0), 6)
-    numbers = [pen.text(f"{value:.{decimals}f}") for value in values]
+    numbers = [pen.text(text) for text in _value_texts(values)]
     labels = [pen.text(label) for label in labels]
     label_width = max(label.shape[1] for label in labels)
     width = label_width + pen.gap + max(number.shape[1] for number in numbers)
     return [
         _labelled_bar(pen, label, number, share, width)
-        for label, number, share in zip(labels, numbers, values / largest)
+        for label, number, share in zip(labels, numbers, values / (values.max() or 1.0))
     ]
+
+
+def _checked_labels(what, count, labels, values):
+    """Return (labels as texts, "" where there are none; values as a float array, None where there are none)."""
+    for name, given in (("labels", labels), ("values", values)):
+        if given is not None and len(given) != count:
+            raise ValueError(f"{len(given)} {what}_{name} for {count} {what}s")
+    labels = [""] * count if labels is None else [str(label) for label in labels]
+    if values is None:
+        return labels, None
+    values = np.asarray(values, float)
+    if not (np.isfinite(values).all() and (values >= 0).all()):
+        raise ValueError(f"{what}_values={values.tolist()}: must be finite and not negative")
+    return labels, values
+
+
+def _value_texts(values):
+    """Three significant digits of the largest value, the others with as many decimals."""
+    decimals = min(max(2 - math.floor(math.log10(values.max() or 1.0)), 0), 6)
+    return [f"{value:.{decimals}f}" for value in values]
 
 
 def _labelled_bar(pen, label, number, share, width):
@@ -477,3 +497,763 @@ def _whole_file(path):
     finally:
         if os.path.exists(partial):
             os.remove(partial)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# From strips to one page
+
+
+ExplorerPanel = collections.namedtuple(
+    "ExplorerPanel",
+    "name strips row_labels row_values value_name column_labels",
+    defaults=(None, None, "activeness", None),
+)
+ExplorerPanel.__doc__ = """What `save_html` shows of one model, or of one set of directions.
+
+    name            written above its pictures where there are several panels
+    strips          [rows, columns, steps, H, W, C], or a sequence of such rows (see `RowsOnDemand`)
+    row_labels      one text a row (default: 0, 1, …)
+    row_values      one number >= 0 a row, shown as a bar
+    value_name      what these numbers are
+    column_labels   one text a column (default: sample 1, sample 2, …)
+    """
+
+
+class RowsOnDemand(collections.abc.Sequence):
+    """Strips that are rendered when they are asked for: row i is `render(i)`, [columns, steps, H, W, C]."""
+
+    def __init__(self, render, count):
+        self.render, self.count = render, count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, row):
+        if not 0 <= row < self.count:
+            raise IndexError(row)
+        return self.render(row)
+
+
+class PageTooLargeError(ValueError):
+    """A page that would exceed `max_mb`; .megabytes is what it would have."""
+
+    def __init__(self, path, megabytes, max_mb):
+        self.megabytes = megabytes
+        super().__init__(
+            f"{path} would be about {megabytes:.1f} MB, more than max_mb={max_mb:g}: lower the quality, the steps, the "
+            "samples or the rows, or raise max_mb"
+        )
+
+
+def save_html(path, panels, title="Latent traversals", positions=None, fps=24, quality=70, max_mb=8.0):
+    """Save one self-contained page that explores the strips: a slider and a picture a row, in any browser, offline.
+
+    Row i of all panels stands side by side under one slider, so the rows should come in the order of their meaning (the
+    most active first); the page can sort them by value and by name. Rows are encoded as they come, one at a time, so
+    neither memory nor the time until a page is found too large depends on how many there are.
+
+    panels      list of ExplorerPanel: equal numbers of steps and of columns, any numbers of rows, any sizes of images
+    title       of the page
+    positions   [steps], the numbers that the slider shows, such as `sweep_values(steps)` (default: the step's number)
+    fps         steps a second while it plays, there and back
+    quality     1 to 100, of the pictures (lossy WebP). Small ones are enlarged first, as in `grid_frames`, to at least
+                128 pixels: that is smaller than losing nothing at their own size, and keeps their colours sharp.
+    max_mb      megabytes (10^6 bytes) that the page may have. Raises PageTooLargeError, a ValueError, beyond that.
+    """
+    panels = list(panels)
+    if not panels:
+        raise ValueError("no panels to show")
+    if quality != int(quality) or not 1 <= quality <= 100:
+        raise ValueError(f"quality={quality}: must be a whole number, 1 to 100")
+    for name, value in (("fps", fps), ("max_mb", max_mb)):
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name}={value}: must be greater than 0")
+    measures = [_measures(panel) for panel in panels]
+    budget = _Budget(path, max_mb, sum(len(panel.strips) for panel in panels))
+    shown, shape = [], None
+    for panel, (labels, values) in zip(panels, measures):
+        sheets, layout, of_panel = [], None, None
+        for row in panel.strips:
+            (row,) = _checked_strips(np.asarray(row)[None])
+            shape, of_panel = shape or row.shape[:2], of_panel or row.shape
+            if row.shape != of_panel or row.shape[:2] != shape:
+                expected = "[%d, %d, H, W, C]" % shape
+                raise ValueError(f"panel {panel.name}: a row of shape {row.shape}: expected {expected}, all rows alike")
+            layout = layout or _SheetLayout(*row.shape[1:4])
+            sheets.append([layout.encode(strip, int(quality)) for strip in row])
+            budget.add_row(sum(len(sheet) for strip in sheets[-1] for sheet in strip))
+        shown.append(dict(layout.facts, name=str(panel.name), labels=labels, sheets=sheets, values=None))
+        if values is not None:
+            texts = _value_texts(values)
+            shown[-1].update(values=values.tolist(), valueTexts=texts, valueName=str(panel.value_name))
+    columns, steps = shape
+    data = {"panels": shown, "steps": steps, "fps": fps, "samples": _sample_names(panels, columns)}
+    data["positions"] = None if positions is None else _checked_positions(positions, steps)
+    page = _fill_page(title, data)
+    budget.check(len(page))
+    with _whole_file(path) as partial, open(partial, "wb") as stream:
+        stream.write(page)
+
+
+def _measures(panel):
+    """Return (labels, values or None) of a panel's rows."""
+    rows = len(panel.strips)
+    if rows == 0:
+        raise ValueError(f"panel {panel.name}: it has no rows")
+    labels, values = _checked_labels("row", rows, panel.row_labels, panel.row_values)
+    labels = [str(row) for row in range(rows)] if panel.row_labels is None else labels
+    return labels, values
+
+
+def _sample_names(panels, columns):
+    """The columns' labels, of the first panel that has some."""
+    for panel in panels:
+        if panel.column_labels is not None:
+            return _checked_labels("column", columns, panel.column_labels, None)[0]
+    return [f"sample {number + 1}" for number in range(columns)]
+
+
+def _checked_positions(positions, steps):
+    positions = np.asarray(positions, float)
+    if positions.shape != (steps,) or not np.isfinite(positions).all():
+        raise ValueError(f"positions of shape {positions.shape}: expected {steps} finite numbers, one a step")
+    return positions.tolist()
+
+
+class _Budget:
+    """Raises PageTooLargeError as soon as it is certain, with what the rest would add by the rows so far."""
+
+    def __init__(self, path, max_mb, rows):
+        self.path, self.max_mb, self.rows = path, max_mb, rows
+        self.size, self.done = 0, 0
+
+    def add_row(self, size):
+        self.size, self.done = self.size + size, self.done + 1
+        self.check(self.size, self.rows / self.done)
+
+    def check(self, size, times=1):
+        if size > self.max_mb * 1e6:
+            raise PageTooLargeError(self.path, size * times / 1e6, self.max_mb)
+
+
+class _SheetLayout:
+    """How the frames of one strip stand in sprite sheets: row by row, as nearly a square as can be.
+
+    A cell has whole blocks of the codec, 16 pixels, so that none shows parts of two frames. A sheet has at most
+    `_SHEET_SIDE` pixels a side (WebP itself ends at 16383), unless a single frame is larger.
+    """
+
+    def __init__(self, steps, height, width):
+        self.scale = -(-_LEAST_SIDE // max(height, width))
+        self.height, self.width = height * self.scale, width * self.scale
+        self.cell = [-(-side // 16) * 16 for side in (self.height, self.width)]
+        if max(self.cell) > 16383:
+            raise ValueError(f"images of {width}x{height} pixels: a page holds at most 16368x16368")
+        fit = [max(_SHEET_SIDE // side, 1) for side in self.cell]
+        self.across = min(math.ceil(math.sqrt(steps)), fit[1])
+        self.in_sheet = min(self.across * fit[0], steps)
+        self.facts = {"width": self.width, "height": self.height, "cell": self.cell[::-1]}
+        self.facts.update(across=self.across, inSheet=self.in_sheet)
+
+    def encode(self, strip, quality):
+        """uint8 [steps, H, W, C] -> a list of sheets, WebP in Base64."""
+        return [
+            self._encode_sheet(strip[begin : begin + self.in_sheet], quality)
+            for begin in range(0, len(strip), self.in_sheet)
+        ]
+
+    def _encode_sheet(self, frames, quality):
+        down = -(-len(frames) // self.across)
+        height, width = self.cell
+        sheet = np.zeros((down * height, self.across * width, 3), np.uint8)
+        padding = ((0, height - self.height), (0, width - self.width), (0, 0))
+        for number, frame in enumerate(frames):
+            y, x = number // self.across * height, number % self.across * width
+            sheet[y : y + height, x : x + width] = np.pad(_enlarge(frame, self.scale), padding, "edge")
+        stream = io.BytesIO()
+        Image.fromarray(sheet).save(stream, format="WEBP", quality=quality, method=6)
+        return base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def _fill_page(title, data):
+    """The whole page, bytes. Its policy lets run nothing but its own script: no request, nobody else's code."""
+    parts = {
+        "TITLE": html.escape(str(title)),
+        "STYLE": _STYLE,
+        "SCRIPT": _SCRIPT,
+        "STYLE_HASH": _csp_hash(_STYLE),
+        "SCRIPT_HASH": _csp_hash(_SCRIPT),
+        "DATA": json.dumps(data, ensure_ascii=False).replace("<", "\\u003c"),  # so no </script> ends it early
+    }
+    return re.sub(r"\{\{([A-Z_]+)\}\}", lambda match: parts[match.group(1)], _PAGE).encode("utf-8", "replace")
+
+
+def _csp_hash(text):
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+
+
+_LEAST_SIDE = 128  # pixels that an image's larger side has in a page, at least
+_SHEET_SIDE = 4096  # pixels; what every browser decodes, and quickly enough not to be noticed
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data: blob:; base-uri 'none';
+  form-action 'none'; style-src '{{STYLE_HASH}}'; script-src '{{SCRIPT_HASH}}'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>{{TITLE}}</title>
+<style>{{STYLE}}</style>
+</head>
+<body>
+<header>
+  <div>
+    <h1>{{TITLE}}</h1>
+    <p id="summary"></p>
+  </div>
+  <button type="button" id="theme">Dark</button>
+</header>
+<div id="toolbar" role="toolbar" aria-label="All rows">
+  <fieldset id="samples"><legend>Sample</legend></fieldset>
+  <div id="actions">
+    <button type="button" id="play-all"><i class="icon"></i><span>Play all</span></button>
+    <button type="button" id="reset">Reset</button>
+    <label id="sorting">Sort <select id="sort"></select></label>
+  </div>
+</div>
+<main>
+  <noscript><p>This page needs JavaScript to move its pictures.</p></noscript>
+  <ol id="rows" aria-label="Rows"></ol>
+</main>
+<footer>
+  <span><kbd>←</kbd> <kbd>→</kbd> one step</span>
+  <span><kbd>Home</kbd> <kbd>End</kbd> the ends</span>
+  <span><kbd>↑</kbd> <kbd>↓</kbd> another row</span>
+  <span><kbd>Space</kbd> play, pause</span>
+  <span>or drag across a picture</span>
+</footer>
+<p id="status" role="status" class="unseen"></p>
+<script type="application/json" id="data">{{DATA}}</script>
+<script>{{SCRIPT}}</script>
+</body>
+</html>
+"""
+
+_STYLE = """
+:root {
+  color-scheme: light dark;
+  --page: light-dark(#fdfdfc, #15171a);
+  --ink: light-dark(#1f2328, #e4e5e2);
+  --soft: light-dark(#5c646e, #a0a6ad);
+  --rule: light-dark(#e1e4e8, #30353b);
+  --track: light-dark(#d9dde2, #3a4047);
+  --accent: light-dark(#2c6fa6, #7db5e0);
+  --shade: light-dark(#f1f3f5, #1e2125);
+  font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif;
+  font-variant-numeric: tabular-nums;
+  scroll-padding: 8rem 0 2rem;
+}
+:root[data-theme="light"] { color-scheme: light; }
+:root[data-theme="dark"] { color-scheme: dark; }
+* { box-sizing: border-box; margin: 0; }
+html { background: var(--page); }
+body { color: var(--ink); padding: 0 clamp(16px, 3vw, 48px) 32px; max-width: 1720px; margin: auto; }
+.unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
+:focus-visible { outline: 2px solid var(--accent); outline-offset: 3px; border-radius: 4px; }
+
+header { display: flex; justify-content: space-between; align-items: start; gap: 16px; padding: 28px 0 16px; }
+h1 { font-size: clamp(1.3rem, 1rem + 1.4vw, 1.9rem); font-weight: 600; letter-spacing: -0.015em; line-height: 1.2; }
+h1, .label { overflow-wrap: anywhere; }
+#summary { color: var(--soft); margin-top: 4px; }
+button, select {
+  font: inherit; color: inherit; background: none; border: 1px solid var(--rule); border-radius: 6px;
+  min-height: 36px; padding: 0 12px; cursor: pointer; white-space: nowrap;
+}
+select { background: var(--page); padding: 0 6px; max-width: 60vw; }
+button:hover, select:hover { border-color: var(--soft); }
+.icon { display: inline-block; width: 10px; height: 12px; background: currentColor; }
+.icon { clip-path: polygon(0 0, 100% 50%, 0 100%); }
+[data-playing] .icon {
+  clip-path: polygon(0 0, 35% 0, 35% 100%, 0 100%, 0 0, 65% 0, 100% 0, 100% 100%, 65% 100%, 65% 0);
+}
+
+#toolbar {
+  position: sticky; top: 0; z-index: 1; background: var(--page); border-block: 1px solid var(--rule); padding: 10px 0;
+  display: flex; flex-wrap: wrap; justify-content: space-between; align-items: center; gap: 10px 24px;
+}
+#samples { border: 0; padding: 4px; margin: -4px; display: flex; gap: 6px; min-width: 0; overflow-x: auto; }
+#samples legend { float: left; align-self: center; color: var(--soft); padding: 0 6px 0 0; }
+#samples label { flex: none; position: relative; cursor: pointer; }
+#samples canvas, #samples .all { width: 44px; height: 44px; border-radius: 5px; background: var(--shade); }
+#samples canvas { display: block; object-fit: cover; }
+#samples .all { display: grid; place-items: center; }
+#samples :checked + * { box-shadow: 0 0 0 2px var(--page), 0 0 0 4px var(--ink); }
+#samples :focus-visible + * { box-shadow: 0 0 0 2px var(--page), 0 0 0 5px var(--accent); }
+#actions { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; }
+#play-all .icon { margin-right: 8px; }
+#sorting { color: var(--soft); margin-left: 8px; }
+#sorting select { color: var(--ink); }
+
+#rows {
+  list-style: none; padding: 0; margin: 24px 0; display: grid; gap: 32px 28px;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, calc(200px * var(--panels))), 1fr));
+}
+.row { display: grid; gap: 4px 12px; align-content: start; grid-auto-flow: dense; }
+.row { grid-template-columns: repeat(var(--panels), minmax(0, 1fr)); }
+.panel { display: contents; }
+.panel > * { grid-column: var(--column); }
+.name { grid-row: 1; color: var(--soft); font-size: 0.86em; }
+.name { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+.pictures { grid-row: 2; display: grid; gap: 4px; touch-action: pan-y; cursor: ew-resize; }
+.pictures canvas { display: block; width: 100%; height: auto; border-radius: 4px; background: var(--shade); }
+.measure { grid-row: 3; display: grid; grid-template-columns: 1fr auto; gap: 0 8px; align-content: start; }
+.label { font-weight: 600; }
+.value { color: var(--soft); }
+.bar { grid-column: 1 / 3; height: 4px; border-radius: 2px; background: var(--track); overflow: hidden; }
+.bar i { display: block; height: 100%; background: var(--accent); width: var(--share); }
+.control { grid-column: 1 / -1; display: flex; align-items: center; gap: 10px; }
+.control button { flex: none; width: 30px; min-height: 30px; padding: 0; }
+.control button { border-color: transparent; border-radius: 50%; }
+.control button:hover { border-color: var(--rule); }
+.control output { flex: none; min-width: 3.2em; text-align: right; }
+
+input[type="range"] {
+  appearance: none; flex: 1; min-width: 0; height: 30px; cursor: pointer;
+  background: linear-gradient(var(--track), var(--track)) var(--centre) 50% / 1px 11px no-repeat;
+}
+input[type="range"]::-webkit-slider-runnable-track { height: 3px; border-radius: 2px; background: var(--fill); }
+input[type="range"]::-moz-range-track { height: 3px; border-radius: 2px; background: var(--fill); }
+input[type="range"]::-webkit-slider-thumb {
+  appearance: none; width: 16px; height: 16px; margin-top: -6.5px; border-radius: 50%;
+  background: var(--accent); border: 2px solid var(--page); box-shadow: 0 0 0 1px var(--accent);
+}
+input[type="range"]::-moz-range-thumb {
+  width: 12px; height: 12px; border-radius: 50%;
+  background: var(--accent); border: 2px solid var(--page); box-shadow: 0 0 0 1px var(--accent);
+}
+
+.all-samples #rows { grid-template-columns: minmax(0, 1fr); gap: 20px; }
+.all-samples .row { grid-template-columns: 200px minmax(0, 1fr); gap: 6px 24px; }
+.all-samples .panel > * { grid-column: 1; grid-row: auto; }
+.all-samples .panel .pictures { grid-column: 2; grid-row: span 2; }
+.all-samples .pictures { grid-template-columns: repeat(var(--samples), minmax(0, 1fr)); }
+.all-samples .control { grid-column: 1; }
+
+footer { display: flex; flex-wrap: wrap; gap: 6px 20px; color: var(--soft); font-size: 0.9em; }
+footer { padding-top: 14px; border-top: 1px solid var(--rule); }
+kbd { font: inherit; font-size: 0.9em; color: var(--ink); }
+kbd { padding: 1px 5px; border: 1px solid var(--rule); border-radius: 4px; }
+@media (hover: none) { footer span:not(:last-child) { display: none; } }
+@media (max-width: 640px) {
+  .alone:not(.all-samples) .row { grid-template-columns: 42% minmax(0, 1fr); gap: 4px 16px; }
+  .alone:not(.all-samples) .pictures { grid-row: 1 / 3; grid-column: 1; }
+  .alone:not(.all-samples) :is(.measure, .control) { grid-column: 2; grid-row: auto; }
+  .all-samples .row { grid-template-columns: minmax(0, 1fr); }
+  .all-samples .panel .pictures { grid-column: 1; grid-row: auto; }
+  .all-samples .pictures { grid-template-columns: repeat(min(var(--samples), 4), minmax(0, 1fr)); }
+  #rows { gap: 24px; }
+}
+"""
+
+_SCRIPT = """
+"use strict";
+
+const { panels, steps, positions, fps, samples } = JSON.parse(document.getElementById("data").textContent);
+const ALL = samples.length; // the picker's last choice
+const CENTRE = middleStep();
+const SHEET_PIXELS = 40e6; // decoded and kept: 160 MB
+const find = (id) => document.getElementById(id);
+let sample = 0;
+
+function middleStep() {
+  if (!positions) return Math.floor((steps - 1) / 2);
+  const distances = positions.map(Math.abs);
+  return distances.indexOf(Math.min(...distances));
+}
+
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+function positionText(step) {
+  if (!positions) return `${step + 1} / ${steps}`;
+  const spacing = (Math.max(...positions) - Math.min(...positions)) / (steps - 1) || 1;
+  const text = Math.abs(positions[step]).toFixed(Math.min(Math.max(Math.ceil(-Math.log10(spacing)), 0), 4));
+  return (Number(text) === 0 ? "" : positions[step] < 0 ? "\\u2212" : "+") + text;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Frames: a strip's sheets are decoded when they are to be seen, and in advance when there is nothing else to do
+
+const decoded = new Map(); // "panel/row/sample" -> { sheets, pixels }, the least recently seen first
+const decoding = new Map(); // the same -> Promise
+const tooLong = () => [...decoded.values()].reduce((sum, strip) => sum + strip.pixels, 0) > SHEET_PIXELS;
+
+function sheetsOf(panel, row, column) {
+  const key = `${panel}/${row}/${column}`;
+  const strip = decoded.get(key);
+  if (!strip) return null;
+  decoded.delete(key);
+  decoded.set(key, strip);
+  return strip.sheets;
+}
+
+function decode(panel, row, column) {
+  const key = `${panel}/${row}/${column}`;
+  if (decoded.has(key)) return Promise.resolve();
+  if (!decoding.has(key)) {
+    const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    const image = (text) => createImageBitmap(new Blob([bytes(text)], { type: "image/webp" }));
+    const done = Promise.all(panels[panel].sheets[row][column].map(image)).then((sheets) => {
+      decoding.delete(key);
+      decoded.set(key, { sheets, pixels: sheets.reduce((sum, sheet) => sum + sheet.width * sheet.height, 0) });
+      forget();
+    });
+    decoding.set(key, done);
+  }
+  return decoding.get(key);
+}
+
+function forget() {
+  for (const key of tooLong() ? [...decoded.keys()] : []) {
+    const [, row, column] = key.split("/").map(Number);
+    if (rows[row].seen && (sample === ALL || sample === column)) continue;
+    decoded.get(key).sheets.forEach((sheet) => sheet.close());
+    decoded.delete(key);
+    if (!tooLong()) return;
+  }
+}
+
+function* strips() {
+  for (let column = 0; column < samples.length; column++) {
+    for (const row of rows) for (const panel of row.panels) yield [panel.number, row.number, column];
+  }
+}
+
+async function decodeAhead(waiting = strips()) {
+  const { value, done } = waiting.next();
+  if (done || tooLong()) return;
+  await decode(...value);
+  (window.requestIdleCallback || setTimeout)(() => decodeAhead(waiting));
+}
+
+function paint(context, panel, sheets, step) {
+  const { width, height, cell, across, inSheet } = panels[panel];
+  const at = step % inSheet;
+  const [x, y] = [(at % across) * cell[0], Math.floor(at / across) * cell[1]];
+  const { canvas } = context;
+  context.drawImage(sheets[Math.floor(step / inSheet)], x, y, width, height, 0, 0, canvas.width, canvas.height);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Rows: for each a slider, and the pictures and the measure of every panel
+
+const longest = panels.reduce((one, other) => (other.labels.length > one.labels.length ? other : one));
+const rows = longest.labels.map((_, number) => makeRow(number));
+
+function makeRow(number) {
+  const there = panels.flatMap((panel, index) => (number < panel.labels.length ? [index] : []));
+  const row = { number, step: CENTRE, direction: 1, playing: false, turns: 0, seen: false };
+  row.name = [...new Set(there.map((index) => panels[index].labels[number]))].join(" / ");
+  row.panels = there.map((index) => makePanel(row, index));
+  row.slider = element("input", { type: "range", min: 0, max: steps - 1, step: 1, "aria-label": row.name });
+  row.output = element("output");
+  row.play = element("button", { type: "button" }, element("i", { class: "icon" }));
+  row.control = element("div", { class: "control" }, row.play, row.slider, row.output);
+  row.item = element("li", { class: "row" }, ...row.panels.map((panel) => panel.box), row.control);
+  row.slider.addEventListener("input", () => move(row, Number(row.slider.value)));
+  row.slider.addEventListener("keydown", (event) => slideByKey(row, event));
+  row.play.addEventListener("click", () => play(row, !row.playing));
+  for (const panel of row.panels) panel.pictures.addEventListener("pointerdown", (event) => drag(row, event));
+  return row;
+}
+
+function makePanel(row, number) {
+  const { name, labels, values, valueTexts, valueName } = panels[number];
+  const pictures = element("div", { class: "pictures" });
+  const measure = element("div", { class: "measure" }, element("span", { class: "label" }, labels[row.number]));
+  if (values) {
+    const bar = element("div", { class: "bar" }, element("i"));
+    const largest = Math.max(...panels.flatMap((panel) => (panel.valueName === valueName && panel.values) || []));
+    bar.style.setProperty("--share", `${(100 * values[row.number]) / (largest || 1)}%`);
+    const unseen = element("span", { class: "unseen" }, `${valueName} `);
+    measure.append(element("span", { class: "value", title: valueName }, unseen, valueTexts[row.number]), bar);
+  }
+  const box = element("div", { class: "panel" }, pictures, measure);
+  if (panels.length > 1) box.prepend(element("p", { class: "name", title: name }, name));
+  box.style.setProperty("--column", number + 1);
+  return { number, box, pictures, contexts: [] };
+}
+
+function layOut(row) {
+  const columns = sample === ALL ? samples.keys() : [sample];
+  for (const panel of row.panels) {
+    const { width, height, labels } = panels[panel.number];
+    panel.columns = [...columns];
+    if (panel.contexts.length !== panel.columns.length) {
+      const canvases = panel.columns.map(() => element("canvas", { role: "img", width, height }));
+      panel.pictures.replaceChildren(...canvases);
+      panel.contexts = canvases.map((canvas) => canvas.getContext("2d", { alpha: false }));
+    }
+    panel.columns.forEach((column, index) => {
+      const named = panels.length > 1 ? `${panels[panel.number].name}, ` : "";
+      const { canvas } = panel.contexts[index];
+      canvas.setAttribute("aria-label", `${named}${labels[row.number]}, ${samples[column]}`);
+      canvas.title = samples[column];
+    });
+  }
+  show(row);
+}
+
+function show(row) {
+  const [at, centre] = [row.step, CENTRE].map((step) => (100 * step) / (steps - 1));
+  const [from, to] = [Math.min(at, centre), Math.max(at, centre)];
+  const fill = `linear-gradient(90deg, var(--track) ${from}%, var(--accent) ${from}% ${to}%, var(--track) ${to}%)`;
+  row.slider.style.setProperty("--fill", fill);
+  row.slider.value = row.step;
+  row.slider.setAttribute("aria-valuetext", `${row.name}: ${positionText(row.step)}`);
+  row.output.textContent = positionText(row.step);
+  if (row.seen) draw(row);
+}
+
+function draw(row) {
+  for (const { number, columns, contexts } of row.panels) {
+    columns.forEach((column, index) => {
+      const sheets = sheetsOf(number, row.number, column);
+      if (sheets) paint(contexts[index], number, sheets, row.step);
+      else decode(number, row.number, column).then(() => row.seen && draw(row));
+    });
+  }
+}
+
+function move(row, step) {
+  row.step = step;
+  play(row, false);
+  show(row);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Playing: there and back
+
+let clock = null; // the time up to which steps were made; null: nothing plays
+
+function play(row, on, turns = Infinity) {
+  row.playing = on;
+  row.turns = turns;
+  row.play.toggleAttribute("data-playing", on);
+  row.play.setAttribute("aria-label", `${on ? "Pause" : "Play"} ${row.name}`);
+  const any = rows.some((each) => each.playing);
+  find("play-all").toggleAttribute("data-playing", any);
+  find("play-all").lastChild.textContent = any ? "Pause all" : "Play all";
+  if (any && clock === null) {
+    clock = performance.now();
+    requestAnimationFrame(tick);
+  }
+  if (!any) remember();
+}
+
+function playAll(on, turns) {
+  for (const row of rows) play(row, on, turns);
+}
+
+function tick(now) {
+  const due = Math.max(Math.floor(((now - clock) * fps) / 1000), 0);
+  clock += (due * 1000) / fps;
+  for (const row of rows.filter((each) => due && each.playing)) {
+    for (let turn = 0; turn < Math.min(due, 3, row.turns); turn++) advance(row);
+    row.turns -= Math.min(due, 3, row.turns);
+    show(row);
+    if (row.turns === 0) play(row, false);
+  }
+  if (rows.some((row) => row.playing)) requestAnimationFrame(tick);
+  else clock = null;
+}
+
+function advance(row) {
+  if (row.step + row.direction < 0 || row.step + row.direction >= steps) row.direction *= -1;
+  row.step += row.direction;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Keys and fingers
+
+function slideByKey(row, event) {
+  if (event.altKey || event.ctrlKey || event.metaKey) return;
+  const beside = { ArrowUp: row.item.previousElementSibling, ArrowDown: row.item.nextElementSibling };
+  if (event.key === " ") play(row, !row.playing);
+  else if (!(event.key in beside)) return;
+  else if (beside[event.key]) {
+    beside[event.key].querySelector("input").focus({ preventScroll: true });
+    beside[event.key].scrollIntoView({ block: "nearest" });
+  }
+  event.preventDefault();
+}
+
+function drag(row, press) {
+  const { left, width } = press.target.getBoundingClientRect();
+  const follow = (event) => {
+    const share = Math.min(Math.max((event.clientX - left) / width, 0), 1);
+    move(row, Math.round(share * (steps - 1)));
+  };
+  const target = press.currentTarget;
+  target.setPointerCapture(press.pointerId);
+  target.addEventListener("pointermove", follow);
+  for (const end of ["pointerup", "pointercancel"]) {
+    target.addEventListener(end, () => target.removeEventListener("pointermove", follow), { once: true });
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// All rows: which sample, which order, light or dark; and the address, which holds the view
+
+function pick(choice) {
+  sample = choice;
+  document.body.classList.toggle("all-samples", sample === ALL);
+  find("samples").querySelectorAll("input")[choice].checked = true;
+  rows.forEach(layOut);
+  find("status").textContent = sample === ALL ? "all samples" : samples[sample];
+  remember();
+}
+
+function makePicker() {
+  const choice = (number, name, picture) => {
+    const radio = element("input", { type: "radio", name: "sample", class: "unseen", "aria-label": name });
+    radio.addEventListener("change", () => pick(number));
+    find("samples").append(element("label", { title: name }, radio, picture));
+  };
+  samples.forEach((name, number) => choice(number, name, element("canvas", { width: 88, height: 88 })));
+  if (samples.length > 1) choice(ALL, "all samples", element("span", { class: "all" }, "all"));
+}
+
+async function paintPicker() {
+  for (const [number, canvas] of find("samples").querySelectorAll("canvas").entries()) {
+    await decode(0, 0, number);
+    paint(canvas.getContext("2d"), 0, sheetsOf(0, 0, number), CENTRE);
+  }
+}
+
+function orders() {
+  const { labels, values, valueName } = panels[0];
+  const valueOf = (row) => values[row.number] ?? -1;
+  const nameOf = (row) => labels[row.number] ?? row.name;
+  const byValue = (a, b) => valueOf(b) - valueOf(a) || a.number - b.number;
+  const byName = (a, b) => nameOf(a).localeCompare(nameOf(b), undefined, { numeric: true }) || a.number - b.number;
+  const found = { ...(values && { value: [valueName, byValue] }), name: ["name", byName] };
+  const first = Object.keys(found).find((key) => [...rows].sort(found[key][1]).every((row, at) => row === rows[at]));
+  return first ? [found, first] : [{ given: ["as given", (a, b) => a.number - b.number], ...found }, "given"];
+}
+
+const [ORDERS, FIRST_ORDER] = orders(); // { key: [what it is called, compare] }, and the key of the order that came
+
+function sort(key) {
+  find("sort").value = key;
+  find("rows").append(...[...rows].sort(ORDERS[key][1]).map((row) => row.item));
+  remember();
+}
+
+function reset() {
+  for (const row of rows) {
+    row.direction = 1;
+    move(row, CENTRE);
+  }
+}
+
+function setTheme(theme) {
+  document.documentElement.dataset.theme = theme;
+  const other = theme === "dark" ? "Light" : "Dark";
+  find("theme").textContent = other;
+  find("theme").setAttribute("aria-label", `${other} theme`);
+}
+
+const viewOf = (chosen, order, at) => `#sample=${chosen}&sort=${order}&steps=${at.join(".")}`;
+const FIRST_VIEW = viewOf(1, FIRST_ORDER, rows.map(() => CENTRE));
+let remembering = null;
+
+function remember() {
+  clearTimeout(remembering);
+  remembering = setTimeout(() => {
+    const at = rows.map((row) => row.step);
+    const view = viewOf(sample === ALL ? "all" : sample + 1, find("sort").value, at);
+    history.replaceState(null, "", view === FIRST_VIEW ? location.pathname + location.search : view);
+  }, 200);
+}
+
+function restore() {
+  const view = new URLSearchParams((location.hash || FIRST_VIEW).slice(1));
+  const within = (number, end) => Number.isInteger(number) && number >= 0 && number < end;
+  const at = (view.get("steps") || "").split(".").map((text) => parseInt(text, 10));
+  for (const row of rows) row.step = within(at[row.number], steps) ? at[row.number] : CENTRE;
+  const chosen = view.get("sample") === "all" ? ALL : Number(view.get("sample")) - 1;
+  sort(view.get("sort") in ORDERS ? view.get("sort") : FIRST_ORDER);
+  pick(within(chosen, find("samples").querySelectorAll("input").length) ? chosen : 0);
+  clearTimeout(remembering);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Opening the page
+
+function describe() {
+  const count = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
+  const words = [count(rows.length, "row"), count(samples.length, "sample")];
+  words.push(positions ? `${positionText(0)} to ${positionText(steps - 1)}` : count(steps, "step"));
+  const measured = [...new Set(panels.filter((panel) => panel.values).map((panel) => panel.valueName))];
+  if (measured.length) words.push(`bars: ${measured.join(", ")}`);
+  if (panels.length > 1) words.unshift(panels.map((panel) => panel.name).join(" beside "));
+  find("summary").textContent = words.join(" \u00b7 ");
+}
+
+function listen() {
+  find("sort").addEventListener("change", () => sort(find("sort").value));
+  find("play-all").addEventListener("click", () => playAll(!rows.some((row) => row.playing)));
+  find("reset").addEventListener("click", reset);
+  find("theme").addEventListener("click", () => setTheme(find("theme").textContent.toLowerCase()));
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== " " || event.target !== document.body) return;
+    event.preventDefault();
+    find("play-all").click();
+  });
+  addEventListener("hashchange", restore);
+}
+
+function open() {
+  const { style } = document.documentElement;
+  style.setProperty("--panels", panels.length);
+  style.setProperty("--samples", samples.length);
+  style.setProperty("--centre", `${(100 * CENTRE) / (steps - 1)}%`);
+  document.body.classList.toggle("alone", panels.length === 1);
+  setTheme(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  for (const [key, [name]] of Object.entries(ORDERS)) find("sort").append(element("option", { value: key }, name));
+  describe();
+  listen();
+  playAll(false);
+  makePicker();
+  restore();
+}
+
+async function begin(seen) {
+  await Promise.all(seen.flatMap((row) => row.panels.map((panel) => decode(panel.number, row.number, sample % ALL))));
+  document.documentElement.dataset.ready = "";
+  performance.mark("ready");
+  paintPicker().then(() => decodeAhead());
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  if (!still && !location.hash) playAll(true, 2 * (steps - 1)); // once, from the centre and back to it
+}
+
+open();
+const watcher = new IntersectionObserver(
+  (entries) => {
+    for (const entry of entries) {
+      const row = rows.find((each) => each.item === entry.target);
+      row.seen = entry.isIntersecting;
+      if (row.seen) draw(row);
+    }
+    if (!("ready" in document.documentElement.dataset)) begin(rows.filter((row) => row.seen));
+  },
+  { rootMargin: "200px" },
+);
+for (const row of rows) watcher.observe(row.item);
+"""
