@@ -1,6 +1,7 @@
 # make demo    render, train, look; then discover directions: the whole of it in a few minutes
 # make test    the test suite
-# Both set up what they need in .venv the first time. PYTHON=python3.12 chooses an interpreter, with a .venv of its own.
+# make docs    the documents as a site, with the API: build/docs/index.html
+# They set up what they need in .venv the first time. PYTHON=python3.12 chooses an interpreter, with a .venv of its own.
 
 PYTHON ?=
 VENV := .venv$(if $(PYTHON),-$(notdir $(PYTHON)))
@@ -39,6 +40,10 @@ $(SUITE_TARGETS) $(MODERN_SUITE_TARGETS): suite-%:
 lint: setup
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
+
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs --quiet build --strict
+	@echo "built: open build/docs/index.html"
 
 BENCHMARKS := $(addprefix benchmarks/,render_speed.py discovery_step.py progan_step.py penalty.py)
 
