@@ -21,9 +21,21 @@ def option(default, help, type=None, nargs=None, choices=None, check=None, metav
     return dataclasses.field(default=default, metadata=metadata)
 
 
+_SHOW_PARSER = ["--help"]  # the list itself, not its like, is how parser_of() asks
+
+
+class _Shown(Exception):  # noqa: N818 - it is no error
+    pass
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         raise OptionError("%s (see --help)" % message)
+
+    def parse_args(self, args=None, namespace=None):
+        if args is _SHOW_PARSER:
+            raise _Shown(self)
+        return super().parse_args(args, namespace)
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -67,6 +79,15 @@ def parse(options_class, description, examples=None, argv=None):
     parser = make_parser(description, examples)
     add_flags(parser, options_class)
     return from_namespace(options_class, parser.parse_args(argv))
+
+
+def parser_of(main):
+    """Return the parser that a command's `main(argv)` makes. The command gets no further than to parse with it."""
+    try:
+        main(_SHOW_PARSER)
+    except _Shown as shown:
+        return shown.args[0]
+    raise ValueError("%s.%s parses no command line" % (main.__module__, main.__name__))
 
 
 def given_flags(options_class, argv=None):

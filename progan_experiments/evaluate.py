@@ -36,7 +36,7 @@ class EvaluationOptions:
         nargs="+",
         metavar="KIMG",
     )
-    metrics: list = option(["FID", "PPL"], "what to compute: see below", nargs="+", metavar="METRIC")
+    metrics: list = option(["FID", "PPL"], "what to compute", nargs="+", metavar="METRIC")
     dataset: str = option(
         None, "name in --data_dir, shipped name, or path of a dataset (default: what each was trained on)", str
     )
