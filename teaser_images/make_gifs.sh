@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make this folder's GIFs afresh, from the generators that ship with the project: `teaser_images/make_gifs.sh`, a few minutes
+# Make this folder's GIFs afresh, from the generators that ship with the project: `teaser_images/make_gifs.sh`, two minutes
 # on a CPU. PYTHON names the interpreter (default: .venv/bin/python).
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
@@ -33,3 +33,6 @@ generator="$root/progan_experiments/pretrained_models/clevr_1fov_16_fs.safetenso
 run biggan_discovery/discover.py --G_path "$generator" --steps 1000 --batch_size 16 --path_size 2 --experiment_name cube
 run $show --G_path "$generator" --load_A results/cube/A_001000.pt --nz_per_vid 12
 mv cube-A_001000-seed0.gif "$here/cube_directions.gif"
+
+# The explorers, filmed in Chromium.
+run teaser_images/record_pages.py
