@@ -6,12 +6,11 @@ import html.parser
 import os
 import re
 import subprocess
-import sys
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from site_builder import ROOT, build_site
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 LOADED = {
     "script",
     "img",
@@ -83,13 +82,7 @@ def broken_links(folder, pages):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    folder = str(tmp_path_factory.mktemp("site"))
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
-    environment = dict(os.environ, NO_MKDOCS_2_WARNING="1")
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "WARNING" not in done.stderr, done.stderr
-    return folder
+    return build_site(tmp_path_factory.mktemp("site"))
 
 
 @pytest.fixture(scope="module")
