@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from markdown.extensions import Extension
 from markdown.treeprocessors import Treeprocessor
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -27,6 +28,19 @@ LANGUAGES = {
     "": "text",
 }
 FENCED = re.compile(r"^( *)(```|~~~).*?^\1\2\s*$", re.DOTALL | re.MULTILINE)
+FORMULA = re.compile(r"\$([^$\n]+)\$")
+SYMBOLS = {
+    "top": "T",
+    "sum": "Σ",
+    "ne": "≠",
+    "neq": "≠",
+    "pm": "±",
+    "cdot": "·",
+    "times": "×",
+    "approx": "≈",
+    "sqrt": "√",
+}
+SYMBOLS.update(zip(["epsilon", "varepsilon", "lambda", "sigma", "Sigma", "alpha", "beta", "pi"], "εελσΣαβπ"))
 LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
 
 
@@ -144,11 +158,22 @@ def notebook_page(path):
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            parts.append(source)
+            parts.append(FORMULA.sub(formula, source))
         elif cell["cell_type"] == "code" and source.strip():
             parts.append(fence(source, "python"))
             parts += filter(None, map(shown_output, cell["outputs"]))
     return "\n\n".join(parts) + "\n"
+
+
+def formula(match):
+    """A short formula of a notebook as HTML: the site has no MathJax, which a server would have to bring."""
+    unknown = set(re.findall(r"\\([A-Za-z]+)", match.group(1))) - set(SYMBOLS)
+    if unknown:
+        raise PluginError(f"{match.group(0)}: no sign for \\{unknown.pop()} in docs/repository_files.py")
+    text = re.sub(r"\\([A-Za-z]+)", lambda name: SYMBOLS[name.group(1)], match.group(1))
+    for mark, tag in ("_", "sub"), ("^", "sup"):
+        text = re.sub(re.escape(mark) + r"(?:{([^}]*)}|(.))", rf"<{tag}>\1\2</{tag}>", text)
+    return f"<em>{text}</em>"
 
 
 def shown_output(output):

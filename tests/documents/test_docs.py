@@ -3,6 +3,7 @@
 import ast
 import glob
 import html.parser
+import json
 import os
 import re
 import subprocess
@@ -138,8 +139,8 @@ def test_pages_load_nothing_from_elsewhere(site, pages):
 
 
 def test_no_markup_is_left_in_the_text(pages):
-    """GitHub and MkDocs disagree about lists without a blank line above them, and about some fences and links."""
-    marks = re.compile(r"(^|\n) *(- |\* |1\. |```|#+ |\|)|\]\(|:::")
+    """GitHub and MkDocs disagree about lists without a blank line above them, some fences and links, and formulas."""
+    marks = re.compile(r"(^|\n) *(- |\* |1\. |```|#+ |\|)|\]\(|:::|\$[^$\n]+\$")
     for path, page in pages.items():
         for text in page.paragraphs:
             assert not marks.search(text), f"{path}: {text}"
@@ -171,4 +172,22 @@ size   float32 [N]: how large
         "- One: a second line.\n- Two.\n\n"
         "`size`\n:   float32 \\[N\\]: how large it is\n\n`z_0`\n:   a tensor.\n\n`raises ValueError`\n:   always\n\n"
         '```python\nG = load("x")\n\nG(z)\n```'
+    )
+
+
+def test_a_notebook_becomes_a_page(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(os.path.join(ROOT, "docs"))
+    from repository_files import notebook_page
+
+    markdown = {"cell_type": "markdown", "source": ["# Tour\n", "See $v^\\top H v = \\sum_{i \\ne j} H_{ij}^2$."]}
+    outputs = [
+        {"output_type": "stream", "text": ["1\n", "```\n"]},
+        {"output_type": "display_data", "data": {"image/png": "AAAA\n", "text/plain": ["<Figure>"]}},
+    ]
+    code = {"cell_type": "code", "source": ["print(1)"], "outputs": outputs}
+    (tmp_path / "tour.ipynb").write_text(json.dumps({"cells": [markdown, code]}))
+    assert notebook_page(str(tmp_path / "tour.ipynb")) == (
+        "# Tour\nSee <em>v<sup>T</sup> H v = Σ<sub>i ≠ j</sub> H<sub>ij</sub><sup>2</sup></em>.\n\n"
+        "```python\nprint(1)\n```\n\n````text\n1\n```\n````\n\n"
+        '<img alt="What the cell above shows" src="data:image/png;base64,AAAA">\n'
     )
