@@ -79,19 +79,20 @@ def main(argv=None):
 
 
 def require_gradio():
-    """Raise UserError where there is no Gradio, or one that is too old."""
+    """Raise UserError where there is no Gradio, or one that is too old. It is imported later, as that takes seconds."""
     install = 'pip install "hessian-penalty[explore]" (in a clone: pip install -e ".[explore]")'
+    if sys.version_info < (3, 10):
+        here = "%d.%d" % sys.version_info[:2]
+        raise UserError(f"explore.py needs Gradio, which needs Python 3.10 or later (this is {here}); then {install}")
     if importlib.util.find_spec("gradio") is None:
-        wanted = (
-            "" if sys.version_info >= (3, 10) else "Python 3.10 or later, as this is %d.%d, and " % sys.version_info[:2]
-        )
-        raise UserError(f"explore.py needs {wanted}Gradio: {install}")
+        raise UserError(f"explore.py needs Gradio: {install}")
+    from importlib import metadata  # Python 3.7 has none
+
+    version = metadata.version("gradio")
+    if int(version.split(".")[0]) < 6:
+        raise UserError(f"explore.py needs Gradio 6 or later, this is {version}: {install}")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    import gradio
-
-    if int(gradio.__version__.split(".")[0]) < 6:
-        raise UserError(f"explore.py needs Gradio 6 or later, this is {gradio.__version__}: {install}")
 
 
 def read_setting(chosen, given):

@@ -4,10 +4,11 @@ The picture is a function of what stands on the page, so nothing is kept on the 
 """
 
 import base64
-import contextlib
 import html
 import itertools
 import json
+import logging
+import traceback
 
 import fastapi
 import gradio as gr
@@ -22,6 +23,9 @@ _MONOSPACED = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace
 
 _PLAIN = {"js_on_load": None, "apply_default_css": False}  # of gr.HTML
 
+_QUIETLY = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}  # of events
+
+NOTICE = '<p role="status">${value}</p>'
 PICTURE = '<img src="${value.src}" alt="${value.alt}">'
 
 # The sliders: one component for all of them. A range input a direction, and its number, which can be typed over.
@@ -79,6 +83,9 @@ element.querySelector(".reset").addEventListener("click", () => {
 });
 """
 
+# Typing into the class searches for one: in place of the name that stands there, not behind it
+SELECT_JS = '() => document.querySelector("#class input").select()'
+
 # Files reach the browser as values of this component, so that none is left on the server
 DOWNLOAD_JS = """
 watch("value", () => {
@@ -104,26 +111,27 @@ CSS = """
 #picture img { display: block; width: min(100%, 100vh - 320px); min-width: min(100%, 280px); margin: 0 auto;
   aspect-ratio: 1; object-fit: contain; border-radius: 12px; background: var(--background-fill-secondary);
   box-shadow: 0 0 0 1px var(--border-color-primary), 0 6px 24px rgb(0 0 0 / 12%); }
-#controls { gap: 16px; min-width: 0 !important; }
+#controls { gap: 14px; min-width: 0 !important; }
 #sample, #exports { gap: 10px; align-items: flex-end; flex-wrap: nowrap; }
-#controls :is(.block, .form) { border: none; box-shadow: none; background: none; padding: 0; overflow: visible; }
+#controls :is(.block, .form) { border-width: 0; box-shadow: none; background: none; padding: 0; overflow: visible; }
 #sample .form { display: grid; grid-template-columns: 1fr 7.5em; gap: 10px; min-width: 0; flex: 1 1 0; }
 #sample .form:not(:has(#class)) { grid-template-columns: 1fr; }
 #sample .block { min-width: 0 !important; }
-#sample input { height: 40px; }
+#seed input, #class .wrap { height: 40px; }
+#notice p { font-size: 0.875rem; line-height: 1.4; overflow-wrap: anywhere; }
 #new-sample { flex: none; width: auto; height: 40px; }
 #controls button.lg { min-width: 0 !important; font-size: 0.875rem; font-weight: 550; padding: 9px 16px; }
 
 #directions { flex: 1 1 0; min-width: 0 !important; }
 #directions .bar { position: sticky; top: 0; z-index: 4; display: flex; align-items: center; gap: 12px;
-  justify-content: space-between; padding-bottom: 12px; color: var(--body-text-color);
+  justify-content: space-between; padding: 16px 0 12px; margin-top: -16px; color: var(--body-text-color);
   background: var(--body-background-fill); }
 #directions .title { font-weight: 600; }
 #directions .reset { flex: none; font-size: 0.8125rem; color: var(--body-text-color); padding: 5px 14px;
   border: 1px solid var(--border-color-primary); border-radius: 8px; cursor: pointer; }
 #directions .reset:hover { background: var(--background-fill-secondary); }
 #directions .rows { display: grid; grid-template-columns: repeat(auto-fill, minmax(260px, 1fr)); gap: 4px 32px; }
-#directions .row { display: grid; grid-template-columns: 1.8em 1fr 4em; align-items: center; gap: 10px; height: 36px;
+#directions .row { display: grid; grid-template-columns: 1.9em 1fr 4em; align-items: center; gap: 10px; height: 36px;
   font-size: 0.875rem; font-variant-numeric: tabular-nums; }
 #directions label { text-align: right; color: var(--body-text-color-subdued); }
 #directions input[type="number"] { width: 100%; text-align: right; font: inherit; color: var(--body-text-color-subdued);
@@ -155,7 +163,7 @@ CSS = """
   #picture img { width: min(100%, 40vh); min-width: 0; }
   #directions { order: 1; flex: none; }
   #controls { order: 2; }
-  #directions .bar { position: static; }
+  #directions .bar { position: static; margin-top: 0; padding-top: 0; }
   #directions .row { height: 42px; }
 }
 """
@@ -172,6 +180,7 @@ def build(explorer, setting):
                 with gr.Column(elem_id="controls"):
                     controls = _sample_controls(explorer, setting)
                     buttons = _export_buttons()
+                    notice = gr.HTML("", html_template=NOTICE, elem_id="notice", **_PLAIN)
             sliders = _sliders(explorer, setting)
         download = gr.HTML(None, html_template="", js_on_load=DOWNLOAD_JS, elem_id="download")
         state = [sliders, *controls.values()]
@@ -179,57 +188,55 @@ def build(explorer, setting):
         def read(values):
             return _setting(explorer, dict(zip(["w", *controls], values)))
 
-        _show_changes(explorer, read, state, picture)
-        _export_on_click(explorer, read, state, buttons, download)
+        _draw_changes(explorer, read, state, [picture, notice])
+        _export_on_click(explorer, read, state, buttons, download, notice)
     return page
 
 
 def _setting(explorer, values):
     """The Setting that stands on the page: {"w": …, "seed": …} and, where there are such controls, the others."""
     if values["seed"] is None:
-        raise gr.Error("the seed is empty; type a number", title="Seed", print_exception=False)
+        raise UserError("the seed is empty; type a number")
     truncation = values.get("truncation")
     whole = truncation is None or truncation >= explorer.truncation_limit
     return Setting(tuple(values["w"]), int(values["seed"]), values.get("label"), None if whole else truncation)
 
 
-@contextlib.contextmanager
-def _told():
-    """What a user can put right is said on the page."""
-    try:
-        yield
-    except UserError as problem:
-        raise gr.Error(str(problem), title="Not possible", print_exception=False) from None
+def _answering(make):
+    """Return a function that answers with (make(*values), ""), or leaves things as they are and says what is wrong."""
+
+    def answer(*values):
+        try:
+            return make(*values), ""
+        except UserError as problem:
+            return gr.skip(), html.escape(str(problem))
+        except Exception as problem:  # a user's generator may raise anything, a GPU may be full
+            traceback.print_exc()
+            return gr.skip(), html.escape(f"{type(problem).__name__}: {problem}")
+
+    return answer
 
 
-def _show_changes(explorer, read, state, picture):
-    def show(*values):
-        with _told():
-            return _picture(explorer, read(values))
-
+def _draw_changes(explorer, read, state, outputs):
     gr.on(
         [state[0].input, *(control.change for control in state[1:])],
-        show,
+        _answering(lambda *values: _picture(explorer, read(values))),
         state,
-        picture,
-        queue=False,
+        outputs,
         trigger_mode="always_last",  # of the places that a drag passes while one picture is drawn, only the last counts
-        show_progress="hidden",
-        api_visibility="private",
+        **_QUIETLY,
     )
 
 
-def _export_on_click(explorer, read, state, buttons, download):
-    numbers = itertools.count()  # the same file once more is a new value of the component
-    quietly = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+def _export_on_click(explorer, read, state, buttons, download, notice):
+    counter = itertools.count()  # the same file once more is a new value of the component
 
     def exporter(extension, kind, make):
         def export(*values):
             setting = read(values)
-            with _told():
-                data = base64.b64encode(make(setting)).decode()
+            data = base64.b64encode(make(setting)).decode()
             name = f"{explorer.file_stem(setting)}.{extension}"
-            return {"name": name, "type": kind, "data": data, "number": next(numbers)}
+            return {"name": name, "type": kind, "data": data, "number": next(counter)}
 
         return export
 
@@ -239,9 +246,8 @@ def _export_on_click(explorer, read, state, buttons, download):
     exports = [("png", "image/png", explorer.png), ("gif", "image/gif", explorer.gif)]
     exports.append(("json", "application/json", as_json))
     for button, export in zip(buttons, exports):
-        begun = button.click(lambda: gr.Button(interactive=False), None, button, **quietly)
-        done = begun.then(exporter(*export), state, download, **quietly)
-        done.then(lambda: gr.Button(interactive=True), None, button, **quietly)
+        begun = button.click(None, None, notice, js='() => "working …"')
+        begun.then(_answering(exporter(*export)), state, [download, notice], **_QUIETLY)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -278,16 +284,17 @@ def _sample_controls(explorer, setting):
         if explorer.G.num_classes:
             choices = [(_class_choice(explorer, number), number) for number in range(explorer.G.num_classes)]
             controls["label"] = gr.Dropdown(choices, value=setting.label, label="Class", elem_id="class")
-        controls["seed"] = gr.Number(
-            setting.seed, label="Seed", precision=0, minimum=0, maximum=2**32 - 1, min_width=0, elem_id="seed"
-        )
+            controls["label"].focus(None, js=SELECT_JS)
+        controls["seed"] = gr.Number(setting.seed, label="Seed", precision=0, min_width=0, elem_id="seed")
         another = gr.Button("New sample", elem_id="new-sample")
     another.click(None, controls["seed"], controls["seed"], js="(seed) => ((seed ?? -1) + 1) % 2 ** 32")
     limit = explorer.truncation_limit
     if limit is not None:
         at = limit if setting.truncation is None else setting.truncation
         label = f"Truncation of z ({limit:g}: none)"
-        controls["truncation"] = gr.Slider(0.01, limit, at, step=0.01, label=label, elem_id="truncation")
+        slider = gr.Slider(0.01, limit, at, step=0.01, label=label, elem_id="truncation")
+        slider.preprocess = lambda value: value  # its own fails without a word on numbers that are half typed
+        controls["truncation"] = slider
     return controls
 
 
@@ -336,5 +343,12 @@ def serve(page, listener):
         show_error=True,
         enable_monitoring=False,
     )
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
-    uvicorn.Server(config).run(sockets=[listener])
+    _Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Says nothing of the pages that are still open when it ends, each of which listens for a sign of life."""
+
+    async def shutdown(self, sockets=None):
+        logging.getLogger("uvicorn.error").disabled = True
+        await super().shutdown(sockets)
