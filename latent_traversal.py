@@ -545,7 +545,7 @@ class PageTooLargeError(ValueError):
         )
 
 
-def save_html(path, panels, title="Latent traversals", positions=None, fps=24, quality=70, max_mb=8.0):
+def save_html(path, panels, title="Latent traversals", positions=None, fps=15, quality=70, max_mb=8.0):
     """Save one self-contained page that explores the strips: a slider and a picture a row, in any browser, offline.
 
     Row i of all panels stands side by side under one slider, so the rows should come in the order of their meaning (the
@@ -637,10 +637,11 @@ class _Budget:
 
 
 class _SheetLayout:
-    """How the frames of one strip stand in sprite sheets: row by row, as nearly a square as can be.
+    """How the frames of one strip stand in sprite sheets: line by line, as nearly a square as can be.
 
-    A cell has whole blocks of the codec, 16 pixels, so that none shows parts of two frames. A sheet has at most
-    `_SHEET_SIDE` pixels a side (WebP itself ends at 16383), unless a single frame is larger.
+    The codec works in blocks of 16 pixels and smooths where they meet. So a cell has whole blocks; and every other line
+    is upside down, every other column mirrored, so that neighbours meet at equal edges and do not show in each other.
+    A sheet has at most `_SHEET_SIDE` pixels a side (WebP itself ends at 16383), unless a single frame is larger.
     """
 
     def __init__(self, steps, height, width):
@@ -668,8 +669,10 @@ class _SheetLayout:
         sheet = np.zeros((down * height, self.across * width, 3), np.uint8)
         padding = ((0, height - self.height), (0, width - self.width), (0, 0))
         for number, frame in enumerate(frames):
-            y, x = number // self.across * height, number % self.across * width
-            sheet[y : y + height, x : x + width] = np.pad(_enlarge(frame, self.scale), padding, "edge")
+            line, column = divmod(number, self.across)
+            cell = np.pad(_enlarge(frame, self.scale), padding, "edge")
+            cell = cell[:: -1 if line % 2 else 1, :: -1 if column % 2 else 1]
+            sheet[line * height : (line + 1) * height, column * width : (column + 1) * width] = cell
         stream = io.BytesIO()
         Image.fromarray(sheet).save(stream, format="WEBP", quality=quality, method=6)
         return base64.b64encode(stream.getvalue()).decode("ascii")
@@ -719,7 +722,7 @@ _PAGE = """<!DOCTYPE html>
   <div id="actions">
     <button type="button" id="play-all"><i class="icon"></i><span>Play all</span></button>
     <button type="button" id="reset">Reset</button>
-    <label id="sorting">Sort <select id="sort"></select></label>
+    <label id="sorting"><span>Sort</span> <select id="sort" aria-label="Sort"></select></label>
   </div>
 </div>
 <main>
@@ -792,12 +795,12 @@ button:hover, select:hover { border-color: var(--soft); }
 #samples :focus-visible + * { box-shadow: 0 0 0 2px var(--page), 0 0 0 5px var(--accent); }
 #actions { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; }
 #play-all .icon { margin-right: 8px; }
-#sorting { color: var(--soft); margin-left: 8px; }
+#sorting { color: var(--soft); }
 #sorting select { color: var(--ink); }
 
 #rows {
   list-style: none; padding: 0; margin: 24px 0; display: grid; gap: 32px 28px;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, calc(200px * var(--panels))), 1fr));
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, calc(180px * var(--panels))), 1fr));
 }
 .row { display: grid; gap: 4px 12px; align-content: start; grid-auto-flow: dense; }
 .row { grid-template-columns: repeat(var(--panels), minmax(0, 1fr)); }
@@ -812,11 +815,11 @@ button:hover, select:hover { border-color: var(--soft); }
 .value { color: var(--soft); }
 .bar { grid-column: 1 / 3; height: 4px; border-radius: 2px; background: var(--track); overflow: hidden; }
 .bar i { display: block; height: 100%; background: var(--accent); width: var(--share); }
-.control { grid-column: 1 / -1; display: flex; align-items: center; gap: 10px; }
+.control { grid-row: 4; grid-column: 1 / -1; display: flex; align-items: center; align-self: start; gap: 8px; }
 .control button { flex: none; width: 30px; min-height: 30px; padding: 0; }
 .control button { border-color: transparent; border-radius: 50%; }
 .control button:hover { border-color: var(--rule); }
-.control output { flex: none; min-width: 3.2em; text-align: right; }
+.position { flex: none; min-width: 2.8em; text-align: right; }
 
 input[type="range"] {
   appearance: none; flex: 1; min-width: 0; height: 30px; cursor: pointer;
@@ -834,11 +837,11 @@ input[type="range"]::-moz-range-thumb {
 }
 
 .all-samples #rows { grid-template-columns: minmax(0, 1fr); gap: 20px; }
-.all-samples .row { grid-template-columns: 200px minmax(0, 1fr); gap: 6px 24px; }
+.all-samples .row { grid-template-columns: 200px minmax(0, 1fr); grid-auto-rows: auto 1fr; gap: 4px 24px; }
 .all-samples .panel > * { grid-column: 1; grid-row: auto; }
 .all-samples .panel .pictures { grid-column: 2; grid-row: span 2; }
 .all-samples .pictures { grid-template-columns: repeat(var(--samples), minmax(0, 1fr)); }
-.all-samples .control { grid-column: 1; }
+.all-samples .control { grid-column: 1; grid-row: auto; }
 
 footer { display: flex; flex-wrap: wrap; gap: 6px 20px; color: var(--soft); font-size: 0.9em; }
 footer { padding-top: 14px; border-top: 1px solid var(--rule); }
@@ -846,13 +849,18 @@ kbd { font: inherit; font-size: 0.9em; color: var(--ink); }
 kbd { padding: 1px 5px; border: 1px solid var(--rule); border-radius: 4px; }
 @media (hover: none) { footer span:not(:last-child) { display: none; } }
 @media (max-width: 640px) {
-  .alone:not(.all-samples) .row { grid-template-columns: 42% minmax(0, 1fr); gap: 4px 16px; }
+  .alone:not(.all-samples) .row { grid-template: auto 1fr / 42% minmax(0, 1fr); gap: 8px 16px; }
   .alone:not(.all-samples) .pictures { grid-row: 1 / 3; grid-column: 1; }
   .alone:not(.all-samples) :is(.measure, .control) { grid-column: 2; grid-row: auto; }
-  .all-samples .row { grid-template-columns: minmax(0, 1fr); }
+  .alone:not(.all-samples) .control { flex-wrap: wrap; justify-content: space-between; }
+  .alone:not(.all-samples) .control input { order: -1; flex-basis: 100%; }
+  .all-samples .row { grid-template-columns: minmax(0, 1fr); grid-auto-rows: auto; }
   .all-samples .panel .pictures { grid-column: 1; grid-row: auto; }
   .all-samples .pictures { grid-template-columns: repeat(min(var(--samples), 4), minmax(0, 1fr)); }
-  #rows { gap: 24px; }
+  #rows { gap: 24px; margin: 20px 0; }
+  header { padding: 16px 0 12px; }
+  #toolbar { gap: 8px; }
+  #samples legend, #sorting span { display: none; }
 }
 """
 
@@ -902,12 +910,18 @@ function sheetsOf(panel, row, column) {
   return strip.sheets;
 }
 
+function bytesOf(base64) {
+  const letters = atob(base64);
+  const bytes = new Uint8Array(letters.length);
+  for (let at = 0; at < letters.length; at++) bytes[at] = letters.charCodeAt(at);
+  return bytes;
+}
+
 function decode(panel, row, column) {
   const key = `${panel}/${row}/${column}`;
   if (decoded.has(key)) return Promise.resolve();
   if (!decoding.has(key)) {
-    const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-    const image = (text) => createImageBitmap(new Blob([bytes(text)], { type: "image/webp" }));
+    const image = (text) => createImageBitmap(new Blob([bytesOf(text)], { type: "image/webp" }));
     const done = Promise.all(panels[panel].sheets[row][column].map(image)).then((sheets) => {
       decoding.delete(key);
       decoded.set(key, { sheets, pixels: sheets.reduce((sum, sheet) => sum + sheet.width * sheet.height, 0) });
@@ -921,7 +935,7 @@ function decode(panel, row, column) {
 function forget() {
   for (const key of tooLong() ? [...decoded.keys()] : []) {
     const [, row, column] = key.split("/").map(Number);
-    if (rows[row].seen && (sample === ALL || sample === column)) continue;
+    if (wanted(rows[row], column)) continue;
     decoded.get(key).sheets.forEach((sheet) => sheet.close());
     decoded.delete(key);
     if (!tooLong()) return;
@@ -944,8 +958,13 @@ async function decodeAhead(waiting = strips()) {
 function paint(context, panel, sheets, step) {
   const { width, height, cell, across, inSheet } = panels[panel];
   const at = step % inSheet;
-  const [x, y] = [(at % across) * cell[0], Math.floor(at / across) * cell[1]];
-  const { canvas } = context;
+  const [column, line] = [at % across, Math.floor(at / across)];
+  const [mirrored, upsideDown] = [column % 2, line % 2];
+  const x = mirrored ? (column + 1) * cell[0] - width : column * cell[0];
+  const y = upsideDown ? (line + 1) * cell[1] - height : line * cell[1];
+  const canvas = context.canvas;
+  const [right, below] = [mirrored * canvas.width, upsideDown * canvas.height];
+  context.setTransform(mirrored ? -1 : 1, 0, 0, upsideDown ? -1 : 1, right, below);
   context.drawImage(sheets[Math.floor(step / inSheet)], x, y, width, height, 0, 0, canvas.width, canvas.height);
 }
 
@@ -961,7 +980,7 @@ function makeRow(number) {
   row.name = [...new Set(there.map((index) => panels[index].labels[number]))].join(" / ");
   row.panels = there.map((index) => makePanel(row, index));
   row.slider = element("input", { type: "range", min: 0, max: steps - 1, step: 1, "aria-label": row.name });
-  row.output = element("output");
+  row.output = element("span", { class: "position", "aria-hidden": true }); // the slider says it
   row.play = element("button", { type: "button" }, element("i", { class: "icon" }));
   row.control = element("div", { class: "control" }, row.play, row.slider, row.output);
   row.item = element("li", { class: "row" }, ...row.panels.map((panel) => panel.box), row.control);
@@ -990,10 +1009,10 @@ function makePanel(row, number) {
 }
 
 function layOut(row) {
-  const columns = sample === ALL ? samples.keys() : [sample];
+  const columns = sample === ALL ? [...samples.keys()] : [sample];
   for (const panel of row.panels) {
     const { width, height, labels } = panels[panel.number];
-    panel.columns = [...columns];
+    panel.columns = columns;
     if (panel.contexts.length !== panel.columns.length) {
       const canvases = panel.columns.map(() => element("canvas", { role: "img", width, height }));
       panel.pictures.replaceChildren(...canvases);
@@ -1022,13 +1041,17 @@ function show(row) {
 
 function draw(row) {
   for (const { number, columns, contexts } of row.panels) {
-    columns.forEach((column, index) => {
-      const sheets = sheetsOf(number, row.number, column);
-      if (sheets) paint(contexts[index], number, sheets, row.step);
-      else decode(number, row.number, column).then(() => row.seen && draw(row));
-    });
+    columns.forEach((column, index) => drawPicture(row, number, column, contexts[index]));
   }
 }
+
+function drawPicture(row, panel, column, context) {
+  const sheets = sheetsOf(panel, row.number, column);
+  if (sheets) paint(context, panel, sheets, row.step);
+  else decode(panel, row.number, column).then(() => wanted(row, column) && drawPicture(row, panel, column, context));
+}
+
+const wanted = (row, column) => row.seen && (sample === ALL || sample === column);
 
 function move(row, step) {
   row.step = step;
@@ -1235,7 +1258,8 @@ function open() {
 }
 
 async function begin(seen) {
-  await Promise.all(seen.flatMap((row) => row.panels.map((panel) => decode(panel.number, row.number, sample % ALL))));
+  const pictures = seen.flatMap((row) => row.panels.flatMap((panel) => panel.columns.map((c) => [panel, row, c])));
+  await Promise.all(pictures.map(([panel, row, column]) => decode(panel.number, row.number, column)));
   document.documentElement.dataset.ready = "";
   performance.mark("ready");
   paintPicker().then(() => decodeAhead());

@@ -13,7 +13,7 @@ import os
 
 from biggan import directions, weights
 from experiment_utils import options, runs
-from experiment_utils.errors import OptionError, SnapshotError, UserError, run_command
+from experiment_utils.errors import OptionError, SnapshotError, run_command
 from experiment_utils.files import atomic_write, read_json
 from experiment_utils.options import option, positive
 
@@ -63,9 +63,12 @@ def main(argv=None):
     if chosen.fix_class is not None:
         G.check_class(chosen.fix_class, "--fix_class")
     ours, space = load_directions(chosen, G)
-    regressor = load_regressor(chosen, G)
 
     from biggan import comparison
+
+    regressor = comparison.load_regressor(
+        G, chosen.regressor or weights.files_beside(chosen.download or chosen.G_path)[0]
+    )
 
     ndirs = len(next(iter(next(iter(ours.values())).values())))
     print(f"{G.name}: {ndirs} directions in {space}, {chosen.penalty_samples} samples, path_size {chosen.path_size:g}")
@@ -108,23 +111,6 @@ def method_of(path):
     flags = record.get("flags") if isinstance(record, dict) else None
     name = flags.get("objective", "hessian_penalty") if isinstance(flags, dict) else "hessian_penalty"
     return OBJECTIVES.get(name, str(name))
-
-
-def load_regressor(chosen, G):
-    """Return the FactorRegressor of --regressor, or the one beside the generator, or None."""
-    path = chosen.regressor or weights.files_beside(chosen.download or chosen.G_path)[0]
-    if path is None:
-        return None
-    from factor_scores import FactorRegressor
-
-    try:
-        regressor = FactorRegressor.load(path)
-    except ValueError as problem:
-        raise UserError(str(problem)) from None
-    makes = (G.resolution, G.resolution, G.channels)
-    if regressor.image_shape != makes:
-        raise UserError(f"{path}: reads images of shape {regressor.image_shape}, but {G.name} makes {makes}")
-    return regressor
 
 
 def describe(regressor):

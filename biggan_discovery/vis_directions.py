@@ -1,7 +1,12 @@
 #!/usr/bin/env python
-"""Show what directions in a latent space do: a row a direction, a column a sample, as GIF, MP4 or stills."""
+"""Show what directions in a latent space do: a row a direction, a column a sample.
 
+As GIF, MP4 or stills; or as a page for the browser, with a slider a direction and several files side by side.
+"""
+
+import collections
 import dataclasses
+import functools
 import os
 import re
 
@@ -9,13 +14,25 @@ from biggan import directions, weights
 from experiment_utils import options, runs
 from experiment_utils.errors import OptionError, run_command
 from experiment_utils.options import not_negative, option, positive
-from latent_traversal import save_gif, save_mp4, save_png, save_stills, sweep_columns
+from experiment_utils.pages import PageOptions, save_page
+from latent_traversal import (
+    ExplorerPanel,
+    RowsOnDemand,
+    save_gif,
+    save_mp4,
+    save_png,
+    save_stills,
+    sweep_columns,
+    sweep_values,
+)
 
 EXAMPLES = """
   the directions of a run of discover.py in the bundled generator
     vis_directions.py --load_A results/EXPERIMENT/A_050000.pt --path_size 2.5
   the first ten of them, samples of one class, as a video only
     vis_directions.py --load_A results/EXPERIMENT/A_050000.pt --directions_to_vis 0-9 --fix_class 1 --format mp4
+  the same directions beside random ones, in one file that any browser opens
+    vis_directions.py --load_A results/EXPERIMENT/A_050000.pt --format html --beside random
   random directions, for comparison
     vis_directions.py --load_A random --directions_to_vis 0-7
 """
@@ -25,7 +42,7 @@ SAMPLES = 4  # what a draw is for: the last part of its seed
 
 
 @dataclasses.dataclass
-class VisualizeOptions(directions.DirectionOptions, weights.GeneratorOptions):
+class VisualizeOptions(PageOptions, directions.DirectionOptions, weights.GeneratorOptions):
     """The flags of vis_directions.py."""
 
     directions_to_vis: list = option(
@@ -36,7 +53,10 @@ class VisualizeOptions(directions.DirectionOptions, weights.GeneratorOptions):
     val_minibatch_size: int = option(80, "images to generate at once", check=positive)
     seed: int = option(0, "of the samples, and of --load_A random", check=options.random_seed)
     out_dir: str = option("visualizations", "where the pictures go")
-    format: list = option(["gif", "mp4"], "what to write", nargs="+", choices=("gif", "mp4", "stills"))
+    format: list = option(["gif", "mp4"], "what to write", nargs="+", choices=("gif", "mp4", "stills", "html"))
+    beside: list = option(
+        [], "further directions on the page of --format html: files, random or coord", str, "+", metavar="A"
+    )
     stills_only: bool = option(False, "the same as --format stills")
     n_frames_to_save: int = option(0, "steps of the path, evenly spaced, to save as PNG too", check=not_negative)
     steps: int = option(91, "images from one end of the path to the other", check=options.at_least(2))
@@ -48,14 +68,31 @@ class VisualizeOptions(directions.DirectionOptions, weights.GeneratorOptions):
 
 def main(argv=None):
     chosen = options.parse(VisualizeOptions, __doc__, EXAMPLES, argv)
+    formats = {"stills"} if chosen.stills_only else set(chosen.format)
+    if chosen.beside and "html" not in formats:
+        raise OptionError(f"--beside {' '.join(chosen.beside)}: only a page shows several; add --format html")
     G = weights.from_options(chosen)
     if chosen.fix_class is not None:
         G.check_class(chosen.fix_class, "--fix_class")
-    A, space = directions.from_options(chosen, G.dim_z, chosen.seed)
-    Q = directions.rows(A, space, not chosen.no_ortho)
-    numbers = pick(chosen.directions_to_vis, len(Q))
+    sets = [load(path, G, chosen) for path in [chosen.load_A, *chosen.beside]]
     z, y = draw_samples(G, chosen)
-    visualize(G, Q, numbers, z, y, chosen)
+    if formats - {"html"}:
+        visualize(G, sets[0], z, y, chosen, formats)
+    if "html" in formats:
+        explore(G, sets, z, y, chosen)
+
+
+Directions = collections.namedtuple("Directions", "name Q numbers")
+Directions.__doc__ = (
+    """What is shown of a file: its name, all its directions Q [ndirs, dim_z], and the numbers shown."""
+)
+
+
+def load(path, G, chosen):
+    """Return the Directions of a file (or random, coord), those that are to be shown."""
+    A, space = directions.from_options(dataclasses.replace(chosen, load_A=path), G.dim_z, chosen.seed)
+    Q = directions.rows(A, space, not chosen.no_ortho)
+    return Directions(name_of(path), Q, pick(chosen.directions_to_vis, len(Q)))
 
 
 def pick(wanted, count):
@@ -83,18 +120,18 @@ def draw_samples(G, chosen):
     return z, y if chosen.fix_class is None else torch.full_like(y, chosen.fix_class)
 
 
-def visualize(G, Q, numbers, z, y, chosen):
-    """Write all pictures of the directions with these numbers, and print their paths."""
+def visualize(G, shown, z, y, chosen, formats):
+    """Write the videos and stills of Directions, and print their paths."""
     from biggan.traversal import direction_frames, direction_strips
 
-    formats = {"stills"} if chosen.stills_only else set(chosen.format)
-    labels = class_labels(G, y) if y is not None and chosen.fix_class is None else None
+    labels = class_labels(G, y, chosen)
     layout = {"pad_x": chosen.pad_x, "pad_y": chosen.pad_y, "transpose": chosen.transpose}
+    numbers = shown.numbers
     parts = [numbers[i : i + chosen.nz_per_vid] for i in range(0, len(numbers), chosen.nz_per_vid)]
     for index, part in enumerate(runs.progress(parts, desc="rendering", unit="video", disable=None)):
-        strips = direction_strips(G, Q[part], z, y, chosen.path_size, chosen.steps, chosen.val_minibatch_size)
+        strips = direction_strips(G, shown.Q[part], z, y, chosen.path_size, chosen.steps, chosen.val_minibatch_size)
         frames = direction_frames(strips, part, labels, **layout)
-        path = stem(chosen) + (f"-part{index}" if len(parts) > 1 else "")
+        path = stem([shown], chosen) + (f"-part{index}" if len(parts) > 1 else "")
         for written in write(path, frames, formats, chosen):
             print(written)
         if "stills" in formats:
@@ -102,17 +139,75 @@ def visualize(G, Q, numbers, z, y, chosen):
             print(path + "-sweep.png")
 
 
-def class_labels(G, y):
-    """The name of each class, or what number it has."""
+def explore(G, sets, z, y, chosen):
+    """Write the page of all sets of Directions, side by side, and print its path."""
+    value_name, scores = score(G, sets, z, y, chosen)
+    path = stem(sets, chosen) + ".html"
+    with runs.progress(total=sum(map(len, scores)), desc="rendering", unit="row", disable=None) as bar:
+        panels = [panel(G, shown, values, value_name, z, y, chosen, bar) for shown, values in zip(sets, scores)]
+        title = f"Directions in {G.name}" if len(sets) > 1 else f"{sets[0].name}: directions in {G.name}"
+        positions = sweep_values(chosen.html_steps, chosen.path_size)
+        save_page(path, panels, title, positions, chosen, "--n_samples, --directions_to_vis")
+    print(path)
+
+
+def score(G, sets, z, y, chosen):
+    """Return (what the bars show, [a number >= 0 for each direction shown] for each of the Directions).
+
+    Purity, where a regressor of the data's factors lies beside the generator, by the protocol of compare_directions.py;
+    activeness, in any other.
+    """
+    from biggan import comparison
+    from biggan.traversal import direction_activeness
+
+    shown, minibatch = [each.Q[each.numbers] for each in sets], chosen.val_minibatch_size
+    regressor = comparison.load_regressor(G, weights.files_beside(chosen.download or chosen.G_path)[0])
+    if regressor is None:
+        name = "activeness"
+        measure = functools.partial(direction_activeness, G, z=z, y=y, path_size=chosen.path_size, minibatch=minibatch)
+    else:
+        name = "purity"
+        protocol = comparison.Protocol(fix_class=chosen.fix_class, minibatch=minibatch, seed=chosen.seed)
+        measure = functools.partial(comparison.direction_purity, G, protocol=protocol, regressor=regressor)
+        shown = [Q / Q.norm(dim=1, keepdim=True) for Q in shown]
+    return name, [measure(Q=Q) for Q in runs.progress(shown, desc=f"measuring {name}", unit="set", disable=None)]
+
+
+def panel(G, shown, values, value_name, z, y, chosen, bar):
+    from biggan.traversal import direction_strips
+
+    order = (-values).argsort(kind="stable")
+    numbers = [shown.numbers[place] for place in order]
+
+    def row(place):
+        Q = shown.Q[[numbers[place]]]
+        size, steps, minibatch = chosen.path_size, chosen.html_steps, chosen.val_minibatch_size
+        (strips,) = direction_strips(G, Q, z, y, size, steps, minibatch, eased=False)
+        bar.update()
+        return strips
+
+    labels = [f"direction {number}" for number in numbers]
+    rows = RowsOnDemand(row, len(numbers))
+    return ExplorerPanel(shown.name, rows, labels, values[order], value_name, class_labels(G, y, chosen))
+
+
+def class_labels(G, y, chosen):
+    """The name of each class, or what number it has; None where there are none, or only one."""
+    if y is None or chosen.fix_class is not None:
+        return None
     return [f"class {int(c)}" if G.class_names is None else G.class_name(int(c)) for c in y]
 
 
-def stem(chosen):
-    """Path that all output files begin with: the direction file's name (and its run's), the class, the seed."""
-    folder, name = os.path.split(os.path.abspath(chosen.load_A))
+def name_of(path):
+    """What output files call a direction file: its name, and its run's where that says more."""
+    folder, name = os.path.split(os.path.abspath(path))
     name = os.path.splitext(name)[0]
-    if re.match(r"^A_\d+$", name):  # of a run: its name says more
-        name = f"{os.path.basename(folder)}-{name}"
+    return f"{os.path.basename(folder)}-{name}" if re.match(r"^A_\d+$", name) else name
+
+
+def stem(sets, chosen):
+    """Path that all output files begin with: the names of the Directions, the class, the seed."""
+    name = "-vs-".join(shown.name for shown in sets)
     name += "" if chosen.fix_class is None else f"-class{chosen.fix_class}"
     return os.path.join(chosen.out_dir, f"{name}-seed{chosen.seed}")
 

@@ -1,6 +1,11 @@
 #!/usr/bin/env python
-"""Show what each latent component of a ProGAN does: a row a component, a column a sample, as GIF, MP4 or stills."""
+"""Show what each latent component of a ProGAN does: a row a component, a column a sample.
 
+As GIF, MP4 or stills; or as a page for the browser, with a slider a component and several models side by side.
+"""
+
+import collections
+import contextlib
 import dataclasses
 import os
 
@@ -9,7 +14,17 @@ import numpy as np
 from experiment_utils import options, runs
 from experiment_utils.errors import OptionError, run_command
 from experiment_utils.options import not_negative, option, positive
-from latent_traversal import save_gif, save_mp4, save_png, save_stills, sweep_columns
+from experiment_utils.pages import PageOptions, save_page
+from latent_traversal import (
+    ExplorerPanel,
+    RowsOnDemand,
+    save_gif,
+    save_mp4,
+    save_png,
+    save_stills,
+    sweep_columns,
+    sweep_values,
+)
 from progan.options import ModelOptions
 
 EXAMPLES = """
@@ -17,6 +32,8 @@ EXAMPLES = """
     visualize.py --models clevr_1fov_16_fs
   the latest snapshot of run 3, and snapshot 600 of run 5, as videos
     visualize.py --models 3 5 --snapshot_kimgs latest 600 --format mp4
+  two models side by side, in one file that any browser opens
+    visualize.py --models clevr_1fov_16_bl clevr_1fov_16_fs --format html
   any snapshot, two sets of samples, the components as they are numbered
     visualize.py --models path/to/network-snapshot-000600.safetensors --seeds 1 2 --no_sort
 """
@@ -25,17 +42,18 @@ BAR_WIDTH = 30  # characters of the longest bar of the printed table
 
 
 @dataclasses.dataclass
-class VisualizeOptions(ModelOptions):
+class VisualizeOptions(PageOptions, ModelOptions):
     """The flags of visualize.py."""
 
     out_dir: str = option("visualizations", "where the pictures go")
-    format: list = option(["gif"], "what to write", nargs="+", choices=("gif", "mp4", "stills"))
+    format: list = option(["gif"], "what to write", nargs="+", choices=("gif", "mp4", "stills", "html"))
     stills_only: bool = option(False, "the same as --format stills")
     n_frames_to_save: int = option(0, "frames of each video to save as PNG too", check=not_negative)
 
     seeds: list = option([0], "of the samples; a video for each", nargs="+", check=not_negative, metavar="SEED")
     samples: int = option(8, "columns", check=positive)
     nz_per_vid: int = option(12, "rows of a video; further components go into further ones", check=positive)
+    html_rows: int = option(None, "rows of a page, the first ones (default: all components)", int, check=positive)
     steps: int = option(90, "frames of a sweep from one end to the other", check=options.at_least(2))
     extent: float = option(2.0, "the sweep goes from minus this to this", check=positive)
     no_sort: bool = option(False, "leave the components in their order, not the most active first")
@@ -64,14 +82,26 @@ def main(argv=None):
     from progan.snapshot import load_snapshot
 
     num_gpus = count_gpus() if chosen.num_gpus is None else chosen.num_gpus
-    for name, path in find_models(chosen.models, chosen.snapshot_kimgs, chosen.results_dir):
-        with TrainedGenerator(load_snapshot(path), num_gpus) as generator:
-            visualize(generator, name, chosen, formats)
+    models = []
+    with contextlib.ExitStack() as generators:
+        for name, path in find_models(chosen.models, chosen.snapshot_kimgs, chosen.results_dir):
+            generator = generators.enter_context(TrainedGenerator(load_snapshot(path), num_gpus))
+            models.append(measure(generator, name, chosen))
+            if formats - {"html"}:
+                visualize(models[-1], chosen, formats)
+            if "html" not in formats:
+                generators.close()
+        for seed in chosen.seeds if "html" in formats else []:
+            explore(models, seed, chosen)
 
 
-def visualize(generator, name, chosen, formats):
-    """Write all pictures of one model, and print what each component does."""
-    from progan.traversal import activeness_by_component, component_frames, component_strips
+Model = collections.namedtuple("Model", "name generator scores order")
+Model.__doc__ = """A model, the activeness of its components [nz], and the order in which they are shown."""
+
+
+def measure(generator, name, chosen):
+    """Return a Model, and print what each component does."""
+    from progan.traversal import activeness_by_component
 
     nz, pre_norm = generator.spec.nz, chosen.interpolate_pre_norm
     scores = activeness_by_component(
@@ -82,22 +112,63 @@ def visualize(generator, name, chosen, formats):
     for component in order:
         bar = "#" * round(BAR_WIDTH * float(scores[component] / max(scores.max(), 1e-12)))
         print(f"  z{component:<3d} {scores[component]:.5f} {bar}")
+    return Model(name, generator, scores, order)
+
+
+def draw_samples(model, seed, chosen):
+    return np.random.RandomState(seed).standard_normal([chosen.samples, model.generator.spec.nz])
+
+
+def strips_of(model, z, components, steps, chosen):
+    from progan.traversal import component_strips
+
+    pre_norm = chosen.interpolate_pre_norm
+    return component_strips(model.generator, z, components, chosen.extent, steps, pre_norm, chosen.minibatch_size)
+
+
+def visualize(model, chosen, formats):
+    """Write the videos and stills of one model."""
+    from progan.traversal import component_frames
+
+    order = model.order
     layout = {"pad_x": chosen.pad_x, "pad_y": chosen.pad_y, "transpose": chosen.transpose}
-    parts = [order[i : i + chosen.nz_per_vid] for i in range(0, nz, chosen.nz_per_vid)]
+    parts = [order[i : i + chosen.nz_per_vid] for i in range(0, len(order), chosen.nz_per_vid)]
     for seed in chosen.seeds:
-        z = np.random.RandomState(seed).standard_normal([chosen.samples, nz])
+        z = draw_samples(model, seed, chosen)
         for number, components in enumerate(runs.progress(parts, desc="rendering", unit="video", disable=None)):
-            strips = component_strips(
-                generator, z, components, chosen.extent, chosen.steps, pre_norm, chosen.minibatch_size
-            )
-            frames = component_frames(strips, components, scores, **layout)
-            stem = os.path.join(chosen.out_dir, f"{name}-seed{seed}" + (f"-part{number}" if len(parts) > 1 else ""))
+            strips = strips_of(model, z, components, chosen.steps, chosen)
+            frames = component_frames(strips, components, model.scores, **layout)
+            part = f"-part{number}" if len(parts) > 1 else ""
+            stem = os.path.join(chosen.out_dir, f"{model.name}-seed{seed}{part}")
             for path in write(stem, frames, formats, chosen):
                 print(path)
             if "stills" in formats:
-                sweep = component_frames(sweep_columns(strips), components, scores, **layout)
+                sweep = component_frames(sweep_columns(strips), components, model.scores, **layout)
                 save_png(stem + "-sweep.png", sweep[0])
                 print(stem + "-sweep.png")
+
+
+def explore(models, seed, chosen):
+    """Write the page of all models, side by side."""
+    path = os.path.join(chosen.out_dir, "-vs-".join(model.name for model in models) + f"-seed{seed}.html")
+    shown = [model.order[: chosen.html_rows] for model in models]
+    with runs.progress(total=sum(map(len, shown)), desc="rendering", unit="row", disable=None) as bar:
+        panels = [panel(model, components, seed, chosen, bar) for model, components in zip(models, shown)]
+        title = "What each component of z does" + (f" in {models[0].name}" if len(models) == 1 else "")
+        save_page(path, panels, title, sweep_values(chosen.html_steps, chosen.extent), chosen, "--samples, --html_rows")
+    print(path)
+
+
+def panel(model, components, seed, chosen, bar):
+    z = draw_samples(model, seed, chosen)
+
+    def row(number):
+        (strips,) = strips_of(model, z, [components[number]], chosen.html_steps, chosen)
+        bar.update()
+        return strips
+
+    labels = [f"z{component}" for component in components]
+    return ExplorerPanel(model.name, RowsOnDemand(row, len(components)), labels, model.scores[components])
 
 
 def write(stem, frames, formats, chosen):

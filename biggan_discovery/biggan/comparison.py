@@ -20,7 +20,7 @@ import numpy as np
 from biggan import baselines, directions, discovery
 from biggan.traversal import direction_strips
 from experiment_utils.errors import UserError
-from factor_scores import direction_changes, factor_coverage, purity
+from factor_scores import FactorRegressor, direction_changes, factor_coverage, purity
 
 GROUPS = 8
 COMPARE, SWEEP = 5, 6  # what a draw is for: the last part of its seed
@@ -134,6 +134,26 @@ def read_sweeps(G, Q, protocol, regressor):
         images = strips.reshape(-1, *strips.shape[3:])
         readings.append(regressor.predict(images).reshape(*strips.shape[:3], -1))
     return np.concatenate(readings, axis=1)
+
+
+def direction_purity(G, Q, protocol, regressor):
+    """Return float64 [ndirs]: how purely each direction moves one factor, as compare_directions.py writes it."""
+    changes = direction_changes(read_sweeps(G, Q, protocol, regressor), regressor.factor_info, regressor.spread)
+    return purity(changes, regressor.noise)
+
+
+def load_regressor(G, path):
+    """Return the FactorRegressor of a file (None: None), which has to read images such as G makes."""
+    if path is None:
+        return None
+    try:
+        regressor = FactorRegressor.load(path)
+    except ValueError as problem:
+        raise UserError(str(problem)) from None
+    makes = (G.resolution, G.resolution, G.channels)
+    if regressor.image_shape != makes:
+        raise UserError(f"{path}: reads images of shape {regressor.image_shape}, but {G.name} makes {makes}")
+    return regressor
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -43,6 +43,19 @@ def images_of(G, latents, label):
     return G(z, y).permute(0, 2, 3, 1).float().cpu().numpy()
 
 
+def direction_activeness(G, Q, z, y=None, path_size=5.0, minibatch=80):
+    """Return float64 [ndirs]: the variance of the images over the ends and the centre of the path (-, 0, +path_size).
+
+    It has ddof = 1, images count in [-1, 1], and it is averaged over pixels, channels and samples: activeness, as it is
+    measured of a ProGAN's components (Peebles et al. 2020, Sec. 4). Arguments as for `direction_strips`.
+    """
+    scores = []
+    for q in Q:  # one at a time: memory for 3 images a sample, however many directions there are
+        strips = direction_strips(G, q[None], z, y, path_size, 3, minibatch, eased=False)
+        scores.append(np.var(strips[0] / 127.5, axis=1, ddof=1).mean())
+    return np.array(scores)
+
+
 def direction_frames(strips, numbers, column_labels=None, row_values=None, **layout):
     """Lay the strips out as a grid whose rows are labelled with the directions' numbers: frames [steps, h, w, 3]."""
     labels = [f"{number}" for number in numbers]
