@@ -3,6 +3,7 @@
 Self-contained: NumPy arrays in, files out. Copy this file into your project; it needs NumPy, Pillow and imageio-ffmpeg.
 
     strips = traversal_strips(G, z)                                  # G: latents [N, nz] -> images [N, H, W, C]
+    save_html("traversal.html", [ExplorerPanel("G", strips)])        # sliders for the browser, in one file
     frames = grid_frames(strips, row_labels=["z0", "z1", ...])       # one row a component, one column a sample
     save_gif("traversal.gif", frames, fps=30)                        # plays there and back, for ever
     save_mp4("traversal.mp4", frames, fps=30)
@@ -579,6 +580,8 @@ def save_html(path, panels, title="Latent traversals", positions=None, fps=15, q
             if row.shape != of_panel or row.shape[:2] != shape:
                 expected = "[%d, %d, H, W, C]" % shape
                 raise ValueError(f"panel {panel.name}: a row of shape {row.shape}: expected {expected}, all rows alike")
+            if row.shape[1] < 2:
+                raise ValueError(f"panel {panel.name}: its rows have 1 step: a sweep needs at least 2")
             layout = layout or _SheetLayout(*row.shape[1:4])
             sheets.append([layout.encode(strip, int(quality)) for strip in row])
             budget.add_row(sum(len(sheet) for strip in sheets[-1] for sheet in strip))
@@ -1211,7 +1214,7 @@ function restore() {
   const at = (view.get("steps") || "").split(".").map((text) => parseInt(text, 10));
   for (const row of rows) row.step = within(at[row.number], steps) ? at[row.number] : CENTRE;
   const chosen = view.get("sample") === "all" ? ALL : Number(view.get("sample")) - 1;
-  sort(view.get("sort") in ORDERS ? view.get("sort") : FIRST_ORDER);
+  sort(Object.keys(ORDERS).includes(view.get("sort")) ? view.get("sort") : FIRST_ORDER);
   pick(within(chosen, find("samples").querySelectorAll("input").length) ? chosen : 0);
   clearTimeout(remembering);
 }

@@ -1,7 +1,13 @@
 """latent_traversal.py against brute-force loops, Pillow's own reader and ffmpeg's decoder."""
 
+import base64
 import errno
+import hashlib
+import html.parser
+import io
+import json
 import os
+import re
 import struct
 
 import imageio_ffmpeg
@@ -11,9 +17,13 @@ from PIL import Image, ImageSequence
 
 import latent_traversal
 from latent_traversal import (
+    ExplorerPanel,
+    PageTooLargeError,
+    RowsOnDemand,
     grid_frames,
     path_strips,
     save_gif,
+    save_html,
     save_mp4,
     save_png,
     save_stills,
@@ -450,3 +460,176 @@ def test_mistakes_are_named_in_one_line_and_write_nothing(tmp_path, words):
     message = str(caught.value)
     assert words in message and "\n" not in message
     assert list(tmp_path.iterdir()) == []
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The page (its behaviour: tests/browser/test_html_explorer.py)
+
+
+class PageReader(html.parser.HTMLParser):
+    """What stands in a page: .texts, [(the tag around it, text)]; .tags, [(tag, attributes)]."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.texts, self.tags, self._open = [], [], None
+        with open(str(path), encoding="utf-8") as stream:
+            self.feed(stream.read())
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self._open = tag
+
+    def handle_endtag(self, tag):
+        self._open = None
+
+    def handle_data(self, data):
+        self.texts.append((self._open, data))
+
+    def text(self, tag):
+        return "".join(data for at, data in self.texts if at == tag)
+
+    def data(self):
+        return json.loads(next(text for tag, text in self.texts if tag == "script"))
+
+
+def page_strips(rows=2, columns=3, steps=5, height=20, width=28, seed=0):
+    """Smooth strips without any symmetry, every frame another."""
+    y, x = np.mgrid[:height, :width]
+    waves = np.random.RandomState(seed).uniform(0, 6, [rows, columns, 1, 1, 1, 3])
+    step = np.arange(steps)[:, None, None, None]
+    phase = 6 * x[..., None] / width + 2 * y[..., None] / height + step
+    return np.uint8(127 + 100 * np.sin(waves + phase))
+
+
+def sheet_frames(panel, row, column, steps):
+    """uint8 [steps, H, W, 3]: the frames of a strip as they stand in its sheets, by the page's own numbers."""
+    cell_width, cell_height = panel["cell"]
+    frames = []
+    for step in range(steps):
+        data = base64.b64decode(panel["sheets"][row][column][step // panel["inSheet"]])
+        sheet = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        line, place = divmod(step % panel["inSheet"], panel["across"])
+        cell = sheet[line * cell_height :, place * cell_width :][:cell_height, :cell_width]
+        cell = cell[:: -1 if line % 2 else 1, :: -1 if place % 2 else 1]
+        frames.append(cell[: panel["height"], : panel["width"]])
+    return np.stack(frames)
+
+
+@pytest.mark.parametrize("side", [4096, 300, 10], ids=["one sheet", "several sheets", "a sheet a frame"])
+@pytest.mark.parametrize("size", [(20, 28), (130, 150), (64, 64)])
+def test_page_holds_every_frame(tmp_path, monkeypatch, size, side):
+    monkeypatch.setattr(latent_traversal, "_SHEET_SIDE", side)
+    strips = page_strips(1, 2, 5, *size)
+    save_html(tmp_path / "page.html", [ExplorerPanel("G", strips)], quality=90)
+    (panel,) = PageReader(tmp_path / "page.html").data()["panels"]
+    scale = -(-128 // max(size))
+    assert (panel["height"], panel["width"]) == (size[0] * scale, size[1] * scale)
+    for column in range(2):
+        shown = sheet_frames(panel, 0, column, 5)
+        for frame, image in zip(shown, strips[0, column]):
+            true = np.asarray(Image.fromarray(image).resize((panel["width"], panel["height"]), Image.BICUBIC))
+            assert np.abs(frame.astype(int) - true).mean() < 3
+    for sheet in panel["sheets"][0][0]:
+        assert max(Image.open(io.BytesIO(base64.b64decode(sheet))).size) <= max(side, *panel["cell"])
+
+
+def test_page_says_what_is_in_it(tmp_path):
+    panels = [
+        ExplorerPanel("A", page_strips(3), ["z8", "z2", "z0"], [0.31, 0.0421, 0], "purity"),
+        ExplorerPanel("B", page_strips(2, height=16, width=16)[..., :1], column_labels=["cat", "dog", "cow"]),
+    ]
+    save_html(tmp_path / "page.html", panels, "Title", positions=sweep_values(5, 2), fps=12)
+    data = PageReader(tmp_path / "page.html").data()
+    assert data["positions"] == [-2, -1, 0, 1, 2] and data["fps"] == 12 and data["steps"] == 5
+    assert data["samples"] == ["cat", "dog", "cow"]
+    first, second = data["panels"]
+    assert (first["name"], first["labels"], first["valueName"]) == ("A", ["z8", "z2", "z0"], "purity")
+    assert first["values"] == [0.31, 0.0421, 0] and first["valueTexts"] == ["0.310", "0.042", "0.000"]
+    assert (second["name"], second["labels"], second["values"]) == ("B", ["0", "1"], None)
+    frames = sheet_frames(second, 1, 2, 5)
+    assert np.ptp(frames.astype(int), axis=-1).max() <= 4  # grey
+
+
+def test_page_runs_and_loads_nothing_but_its_own(tmp_path):
+    save_html(tmp_path / "page.html", [ExplorerPanel("G", page_strips())])
+    page = PageReader(tmp_path / "page.html")
+    (policy,) = [given["content"] for tag, given in page.tags if given.get("http-equiv") == "Content-Security-Policy"]
+    rules = dict(rule.split(None, 1) for rule in policy.split(";"))
+    assert rules["default-src"] == "'none'" and set(rules["img-src"].split()) <= {"data:", "blob:"}
+    script = [text for tag, text in page.texts if tag == "script"][-1]
+    for text, rule in ((page.text("style"), "style-src"), (script, "script-src")):
+        digest = base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode()
+        assert rules[rule].strip() == f"'sha256-{digest}'"
+    for _, given in page.tags:
+        assert "src" not in given and given.get("href", "data:").startswith("data:")
+        assert not any(name.startswith("on") or name == "style" for name in given)
+
+
+@pytest.mark.parametrize("text", ["</script><b>", "<!--", "{{DATA}} \\1", "&amp; \"'", "\u2028 é 猫 \ud800"])
+def test_page_texts_are_texts(tmp_path, text):
+    whole = text.encode("utf-8", "replace").decode("utf-8")
+    panel = ExplorerPanel(text, page_strips(1), [text], [1], text, [text] * 3)
+    save_html(tmp_path / "page.html", [panel], text)
+    page = PageReader(tmp_path / "page.html")
+    data = page.data()
+    (shown,) = data["panels"]
+    assert [shown["name"], *shown["labels"], shown["valueName"], *data["samples"]] == [whole] * 6
+    assert page.text("title") == page.text("h1") == whole
+    assert "b" not in [tag for tag, _ in page.tags]
+
+
+def test_rows_on_demand_come_one_at_a_time_and_once(tmp_path):
+    strips, asked = page_strips(3), []
+    rows = RowsOnDemand(lambda row: asked.append(row) or strips[row], 3)
+    save_html(tmp_path / "a.html", [ExplorerPanel("G", rows)])
+    assert asked == [0, 1, 2]
+    save_html(tmp_path / "b.html", [ExplorerPanel("G", strips)])
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_page_too_large_is_noticed_early_and_leaves_the_old_one(tmp_path):
+    noise = np.random.RandomState(0).randint(0, 256, [1, 2, 4, 128, 128, 3]).astype(np.uint8)
+    path, asked = tmp_path / "page.html", []
+    rows = RowsOnDemand(lambda row: asked.append(row) or noise[0], 40)
+    save_html(path, [ExplorerPanel("G", noise)])
+    before = path.read_bytes()
+    with pytest.raises(PageTooLargeError) as caught:
+        save_html(path, [ExplorerPanel("G", rows)], max_mb=0.5)
+    assert len(asked) < 6 and path.read_bytes() == before and os.listdir(str(tmp_path)) == ["page.html"]
+    sheets = [sheet for strip in PageReader(path).data()["panels"][0]["sheets"][0] for sheet in strip]
+    assert caught.value.megabytes == pytest.approx(40 * sum(map(len, sheets)) / 1e6, rel=0.02)
+    words = str(caught.value)
+    assert all(word in words for word in ("page.html", "MB", "max_mb=0.5", "quality", "steps", "samples", "rows"))
+    save_html(path, [ExplorerPanel("G", noise)], max_mb=len(before) / 1e6)  # its own size is not too much
+    with pytest.raises(PageTooLargeError):
+        save_html(path, [ExplorerPanel("G", noise)], max_mb=(len(before) - 1) / 1e6)
+
+
+@pytest.mark.parametrize(
+    "panels, options, words",
+    [
+        ([], {}, "no panels"),
+        ([ExplorerPanel("A", [])], {}, "A: it has no rows"),
+        ([ExplorerPanel("A", page_strips()), ExplorerPanel("B", page_strips(steps=4))], {}, r"B.*\(3, 4, 20.*3, 5, H"),
+        ([ExplorerPanel("A", page_strips()), ExplorerPanel("B", page_strips(columns=2))], {}, r"B.*\(2, 5, 20"),
+        ([ExplorerPanel("A", [page_strips()[0], page_strips(height=9)[0]])], {}, r"A.*\(3, 5, 9"),
+        ([ExplorerPanel("A", page_strips(steps=1))], {}, "1 step"),
+        ([ExplorerPanel("A", page_strips()[0])], {}, "shape"),
+        ([ExplorerPanel("A", page_strips(), ["a"])], {}, "1 row_labels for 2 rows"),
+        ([ExplorerPanel("A", page_strips(), None, [1, -1])], {}, "row_values"),
+        ([ExplorerPanel("A", page_strips(), column_labels=["a"])], {}, "1 column_labels for 3 columns"),
+        ([ExplorerPanel("A", page_strips())], {"positions": [1, 2]}, r"positions of shape \(2,\).*5"),
+        ([ExplorerPanel("A", page_strips())], {"positions": [1, 2, 3, 4, np.nan]}, "positions"),
+        ([ExplorerPanel("A", page_strips())], {"quality": 0}, "quality=0"),
+        ([ExplorerPanel("A", page_strips())], {"quality": 70.5}, "quality=70.5"),
+        ([ExplorerPanel("A", page_strips())], {"fps": 0}, "fps=0"),
+        ([ExplorerPanel("A", page_strips())], {"max_mb": float("nan")}, "max_mb=nan"),
+        ([ExplorerPanel("A", np.zeros([1, 1, 2, 1, 17000, 3], np.uint8))], {}, "17000x1"),
+    ],
+)
+def test_pages_that_cannot_be(tmp_path, panels, options, words):
+    with pytest.raises(ValueError) as caught:
+        save_html(tmp_path / "page.html", panels, **options)
+    assert re.search(words, str(caught.value)) and "\n" not in str(caught.value)
+    assert os.listdir(str(tmp_path)) == []
