@@ -7,11 +7,13 @@ import planted
 import pytest
 import torch
 from biggan_helpers import load_command, refusal, run
+from explorer_pages import codec_error, page_data
 from PIL import Image
 
-from biggan import directions
+from biggan import comparison, directions, weights
 from biggan.frozen import FrozenGenerator
 
+BUNDLED = weights.files_beside()[1][0]
 GAUGES = ["--G_path", "planted:Gauges", "--device", "cpu"]
 
 
@@ -121,6 +123,65 @@ def test_a_search_space_and_directions_as_they_are(command, tmp_path):
     assert visualize(command, tmp_path / "out", *arguments) == ["narrow-seed0.gif"]
 
 
+def test_direction_files_stand_side_by_side_on_one_page(command, tmp_path, A_path):
+    arguments = ["--load_A", A_path, "--beside", "coord", "--format", "html", "--html_steps", 3, "--path_size", 1.5]
+    files = visualize(command, tmp_path / "out", *arguments, "--fix_class", 1, "--directions_to_vis", "0-3")
+    assert files == ["found-vs-coord-class1-seed0.html"]
+    title, data = page_data(tmp_path / "out" / files[0])
+    assert title.startswith("Directions in ") and data["positions"] == [-1.5, 0, 1.5]
+    found, axes = data["panels"]
+    assert (found["name"], axes["name"], found["valueName"]) == ("found", "coord", "activeness")
+    assert len(axes["labels"]) == 4 and found["values"] == sorted(found["values"], reverse=True)
+    # Directions 0, 1 and 2 move something (each its own part of the picture), direction 3 nothing.
+    assert sorted(found["labels"][:3]) == ["direction 0", "direction 1", "direction 2"]
+    assert found["labels"][3] == "direction 3" and found["values"][3] < 1e-4 < 1e-2 < found["values"][2]
+    first, Q = int(found["labels"][0].split()[1]), planted.rotation()
+    z = torch.randn(3, planted.DIM_Z, generator=directions.generator(0, command.SAMPLES))
+    G = FrozenGenerator(planted.Gauges(), "g")
+    images = []
+    for end in (-1.5, 0, 1.5):
+        at = z - (z @ Q[first])[:, None] * Q[first] + end * Q[first]
+        images.append(G(at, torch.ones(3, dtype=torch.int64)).permute(0, 2, 3, 1).numpy() * 127.5 + 128)
+    images = np.clip(np.stack(images, 1), 0, 255)
+    for column in range(3):
+        assert codec_error(found, 0, column, np.uint8(images[column])) < 3
+    assert found["values"][0] == pytest.approx(np.var(images / 127.5, axis=1, ddof=1).mean(), rel=0.02)
+
+
+def test_a_page_of_the_bundled_generator_is_sorted_by_purity(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison.Protocol, "__init__", quick_protocol(comparison.Protocol.__init__))
+    arguments = ["--load_A", BUNDLED, "--format", "html", "--html_steps", "2", "--n_samples", "1", "--device", "cpu"]
+    command.main([*arguments, "--directions_to_vis", "0-3", "--out_dir", str(tmp_path)])
+    (panel,) = page_data(tmp_path / os.listdir(str(tmp_path))[0])[1]["panels"]
+    G = weights.load_generator(None)
+    Q = directions.rows(*directions_of(BUNDLED, G))[:4]
+    readings = comparison.measure(G, Q, comparison.Protocol(samples=8), load_regressor(G))
+    expected = [record["purity"] for record in comparison.direction_records([method_of(readings)])]
+    assert panel["valueName"] == "purity" and panel["values"] == sorted(panel["values"], reverse=True)
+    shown = dict(zip(panel["labels"], panel["values"]))
+    assert shown == pytest.approx({f"direction {number}": value for number, value in enumerate(expected)})
+
+
+def quick_protocol(original):
+    """Protocol.__init__ with fewer samples to read factors off, so that a test takes no longer than it has to."""
+    return lambda self, **options: original(self, **dict({"factor_samples": 8, "factor_steps": 3}, **options))
+
+
+def directions_of(path, G):
+    space = directions.search_space("all", G.dim_z)
+    return directions.load(path, space), space
+
+
+def load_regressor(G):
+    return comparison.load_regressor(G, weights.files_beside()[0])
+
+
+def method_of(measurements):
+    method = comparison.Method("ours")
+    method.add("file", measurements)
+    return method
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
@@ -135,9 +196,16 @@ def test_a_search_space_and_directions_as_they_are(command, tmp_path):
         (["--path_size", "0"], ["--path_size 0"]),
         (["--n_samples", "0"], ["--n_samples 0"]),
         (["--ndirs", "9"], ["--ndirs 9", "5"]),
+        (["--beside", "random"], ["--beside random", "--format html"]),
+        (["--format", "html", "--beside", "nowhere.pt"], ["nowhere.pt"]),
+        (["--format", "html", "--beside", BUNDLED], ["clevr_simple_32-seed0.pt", "12", "6"]),
+        (
+            ["--format", "html", "--max_mb", "0.01"],
+            ["found-seed0.html", "--max_mb 0.01", "--n_samples"],
+        ),
     ],
 )
 def test_bad_input(command, tmp_path, capfd, A_path, arguments, words):
     arguments = [*GAUGES, "--load_A", A_path, "--out_dir", str(tmp_path / "out"), *arguments]
     message = refusal(run("vis_directions", command, capfd, arguments))
-    assert all(word in message for word in words) and not (tmp_path / "out").exists()
+    assert all(word in message for word in words) and not list(tmp_path.glob("out/*"))

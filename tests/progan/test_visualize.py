@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+from explorer_pages import codec_error, page_data
 from make_tiny_snapshot import SNAPSHOT
 from PIL import Image
 from progan_helpers import load_command
@@ -85,6 +86,52 @@ def test_transposing_exchanges_rows_and_columns(command, tmp_path):
     assert rows_of_3[0] < columns_of_3[0] and rows_of_3[1] > columns_of_3[1]
 
 
+def test_models_of_different_sizes_stand_side_by_side_on_one_page(command, tmp_path, capsys):
+    arguments = ["--format", "html", "--html_steps", 3, "--seeds", 5, "--extent", 1.5]
+    (name,) = visualize(command, tmp_path, "--models", SNAPSHOT, "clevr_1fov_32_fs", *arguments)
+    stem = os.path.splitext(os.path.basename(SNAPSHOT))[0]
+    assert name == f"{stem}-vs-clevr_1fov_32_fs-seed5.html"
+    assert capsys.readouterr().out.split()[-1] == str(tmp_path / name)
+    title, data = page_data(tmp_path / name)
+    assert title == "What each component of z does" and data["positions"] == [-1.5, 0, 1.5]
+    snapshot, scores = load_snapshot(SNAPSHOT), {}
+    with TrainedGenerator(snapshot) as generator:
+        scores = activeness_by_component(generator, snapshot.spec.nz, extent=1.5)
+        order = np.argsort(-scores, kind="stable")
+        z = np.random.RandomState(5).standard_normal([3, snapshot.spec.nz]).astype(np.float32)
+        z /= np.sqrt((z**2).mean(1, keepdims=True) + 1e-8)
+        sweeps = []
+        for value in (-1.5, 0, 1.5):
+            z[:, order[0]] = value
+            sweeps.append(generator(z, normalize_latents=False))
+    ours, shipped = data["panels"]
+    assert (ours["name"], shipped["name"]) == (stem, "clevr_1fov_32_fs")
+    assert ours["labels"] == [f"z{component}" for component in order] and len(shipped["labels"]) == 12
+    assert ours["values"] == pytest.approx(scores[order], abs=1e-5) and ours["valueName"] == "activeness"
+    assert shipped["values"] == sorted(shipped["values"], reverse=True)
+    for column in range(3):
+        assert codec_error(ours, 0, column, np.stack(sweeps, 1)[column]) < 4
+    assert (ours["width"], shipped["width"]) == (128, 128)  # whatever the networks make, small images are enlarged
+
+
+def test_a_page_beside_a_video_and_of_the_first_rows(command, tmp_path):
+    arguments = ["--models", SNAPSHOT, "--format", "html", "gif", "--html_steps", 3, "--html_rows", 2, "--no_sort"]
+    page, gif = sorted(visualize(command, tmp_path, *arguments), key=lambda name: name.endswith("gif"))
+    stem = os.path.splitext(os.path.basename(SNAPSHOT))[0]
+    assert (page, gif) == (f"{stem}-seed0.html", f"{stem}-seed0.gif")
+    title, data = page_data(tmp_path / page)
+    assert title.endswith(stem) and data["panels"][0]["labels"] == ["z0", "z1"]
+
+
+def test_a_page_that_would_be_too_large(command, tmp_path):
+    arguments = ["--models", SNAPSHOT, "--format", "html", "--max_mb", "0.01", "--out_dir", str(tmp_path)]
+    with pytest.raises(UserError) as caught:
+        command.main(arguments)
+    flags = ("--max_mb 0.01", "--html_quality", "--html_steps", "--samples", "--html_rows", "seed0.html", " MB")
+    assert all(word in str(caught.value) for word in flags) and "\n" not in str(caught.value)
+    assert os.listdir(str(tmp_path)) == []
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
@@ -97,6 +144,9 @@ def test_transposing_exchanges_rows_and_columns(command, tmp_path):
         (["--models", "clevr_1fov_16_fs", "--snapshot_kimgs", "first"], ["first"]),
         (["--models", "clevr_1fov_16_fs", "--fps", "60"], ["--fps 60", "mp4"]),
         (["--models", "clevr_1fov_16_fs", "--steps", "1"], ["--steps 1"]),
+        (["--models", "clevr_1fov_16_fs", "--html_steps", "1"], ["--html_steps 1"]),
+        (["--models", "clevr_1fov_16_fs", "--html_quality", "101"], ["--html_quality 101"]),
+        (["--models", "clevr_1fov_16_fs", "--max_mb", "0"], ["--max_mb 0"]),
     ],
 )
 def test_bad_input(command, tmp_path, arguments, words):
