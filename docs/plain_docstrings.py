@@ -113,7 +113,7 @@ def escaped(text):
 def code(lines):
     shift = min(len(line) - len(line.lstrip()) for line in lines if line.strip())
     body = [line[shift:] for line in lines]
-    python = any(re.match(r"(from|import) |.*\w\(.*\)", line) for line in body) and "²" not in "".join(body)
+    python = any(re.match(r"(from|import) |.*\w\(.*\)", line) for line in body) and not set("²ᵀ·~") & set("".join(body))
     return "\n".join(["```python" if python else "```text", *body, "```"])
 
 

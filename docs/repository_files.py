@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from markdown.extensions import Extension
 from markdown.treeprocessors import Treeprocessor
+from markdown.util import AtomicString
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
@@ -49,7 +50,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
 
 
 def on_config(config):
-    config.markdown_extensions.append(LINKS)
+    config.markdown_extensions.append(AS_ON_GITHUB)
     return config
 
 
@@ -67,7 +68,7 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    LINKS.page = page.file.src_uri
+    AS_ON_GITHUB.page = page.file.src_uri
     if page.parent is None:
         page.meta.setdefault("hide", ["navigation"])  # alone below its tab
     return markdown
@@ -194,31 +195,36 @@ def fence(text, language):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Links
+# What GitHub does with Markdown, and MkDocs would not
 
 
-class LinksToPages(Extension):
-    """Turn links to source files and folders into links to the pages that show them, before MkDocs checks them."""
+class AsOnGitHub(Extension):
+    """Links to source files and folders lead to the pages that show them; a bar in the code of tables has no backslash."""
 
     page = None  # the source of the page that is being made
 
     def extendMarkdown(self, md):
-        md.treeprocessors.register(_LinksToPages(md, self), "links_to_pages", 5)
+        md.treeprocessors.register(_AsOnGitHub(md, self), "as_on_github", 5)  # before MkDocs checks the links
 
 
-class _LinksToPages(Treeprocessor):
-    def __init__(self, md, links):
+class _AsOnGitHub(Treeprocessor):
+    def __init__(self, md, extension):
         super().__init__(md)
-        self.links = links
+        self.extension = extension
 
     def run(self, root):
         for element in root.iter("a"):
-            path, fragment = target(element.get("href", ""), self.links.page)
-            if path is None or page_of(path) == path:
-                continue
-            page = page_of(path)
-            fragment = "#" + fragment if fragment and page.endswith("README.md") else ""  # a source page has no others
-            element.set("href", posixpath.relpath(page, posixpath.dirname(self.links.page)) + fragment)
+            element.set("href", self.link(element.get("href", "")))
+        for code in root.iterfind(".//td//code"):
+            code.text = AtomicString((code.text or "").replace(r"\|", "|"))
+
+    def link(self, address):
+        path, fragment = target(address, self.extension.page)
+        page = path and page_of(path)
+        if page == path:
+            return address
+        fragment = "#" + fragment if fragment and page.endswith("README.md") else ""  # a source page has no others
+        return posixpath.relpath(page, posixpath.dirname(self.extension.page)) + fragment
 
 
-LINKS = LinksToPages()
+AS_ON_GITHUB = AsOnGitHub()

@@ -146,6 +146,12 @@ def test_no_markup_is_left_in_the_text(pages):
             assert not marks.search(text), f"{path}: {text}"
 
 
+def test_bars_in_the_code_of_tables_have_no_backslash(site):
+    with open(os.path.join(site, "benchmarks", "index.html"), encoding="utf-8") as stream:
+        page = stream.read()
+    assert re.search(r"<td><code>discovery_step\.py \[cpu\|cuda\]</code></td>", page)
+
+
 def test_docstrings_become_markdown(monkeypatch):
     monkeypatch.syspath_prepend(os.path.join(ROOT, "docs"))
     from plain_docstrings import to_markdown
