@@ -116,3 +116,25 @@ def test_integer_list(text, expected):
 def test_integer_list_refuses(text):
     with pytest.raises(argparse.ArgumentTypeError):
         integer_list(text)
+
+
+def test_the_parser_of_a_command_is_had_without_running_it():
+    def main(argv=None):
+        chosen = options.parse(Example, "An example.", argv=argv)
+        raise AssertionError("it ran with %s" % chosen)
+
+    parser = options.parser_of(main)
+    assert parser.description == "An example."
+    assert parser.get_default("size") == 8
+
+
+def test_help_is_still_help(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse("--help")
+    assert stopped.value.code == 0
+    assert "An example." in capsys.readouterr().out
+
+
+def test_a_main_without_a_parser_is_named():
+    with pytest.raises(ValueError, match="lambda"):
+        options.parser_of(lambda argv: None)
