@@ -122,7 +122,11 @@ def default_apart(meaning, action):
             return meaning.replace(told.group(0), ""), marked_up(told.group(1))
         return meaning, "" if action.option_strings or action.nargs in ("?", "*") else "needed"
     words = action.default if isinstance(action.default, list) else [action.default]
-    return meaning, code(" ".join(map(str, words)).replace(ROOT + os.sep, ""))
+    return meaning, code(" ".join(map(number_or_text, words)).replace(ROOT + os.sep, ""))
+
+
+def number_or_text(value):
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def code(value):
