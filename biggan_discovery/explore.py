@@ -16,7 +16,7 @@ import webbrowser
 from biggan import directions, weights
 from experiment_utils import options
 from experiment_utils.errors import OptionError, UserError, run_command
-from experiment_utils.options import option, positive
+from experiment_utils.options import not_negative, option, positive
 
 EXAMPLES = """
   the bundled generator and the directions beside it
@@ -47,6 +47,9 @@ class ExploreOptions(directions.DirectionOptions, weights.GeneratorOptions):
         None, f"how far a slider goes to either side (default: the setting file's, or {PATH_SIZE:g})", float,
         check=positive,
     )  # fmt: skip
+    fix_class: int = option(
+        None, "class to begin with (ImageNet: 207 golden retriever, 497 church)", int, check=not_negative
+    )
     seed: int = option(0, "of the first sample, and of --load_A random", check=options.random_seed)
     truncation: float = option(
         None,
@@ -56,7 +59,7 @@ class ExploreOptions(directions.DirectionOptions, weights.GeneratorOptions):
     )
     setting: str = option(None, "open a JSON file that the page saved", str, metavar="JSON")
     host: str = option("127.0.0.1", "address to answer at; 0.0.0.0 lets in everybody who can reach this machine")
-    port: int = option(7860, "port to answer at; 0 takes any that is free", check=options.not_negative)
+    port: int = option(7860, "port to answer at; 0 takes any that is free", check=not_negative)
     open: bool = option(False, "open the browser too")
 
 
@@ -72,6 +75,8 @@ def main(argv=None):
     page = explorer_page.build(explorer, setting)
     address = address_of(listener)
     print(f"{explorer.G.name}: {len(explorer.Q)} directions, {explorer.origin['directions']['load_A']}")
+    if not listener.getsockname()[0].startswith(("127.", "::1")):
+        print(f"--host {chosen.host}: whoever reaches this machine reaches the page too")
     print(f"open {address} in a browser; Ctrl-C ends", flush=True)
     if chosen.open:
         webbrowser.open(address)
@@ -118,6 +123,8 @@ def make_explorer(chosen, record):
         chosen = dataclasses.replace(chosen, load_A=load_A)
     path_size = PATH_SIZE if chosen.path_size is None else chosen.path_size
     G = weights.from_options(chosen)
+    if chosen.load_A in ("coord", "coords") and chosen.ndirs is None:  # a slider for each component
+        chosen = dataclasses.replace(chosen, ndirs=directions.search_space(chosen.search_space, G.dim_z).width)
     A, space = directions.from_options(chosen, G.dim_z, chosen.seed)
     Q = directions.rows(A, space, not chosen.no_ortho)
     origin = exploring.origin(G, chosen)

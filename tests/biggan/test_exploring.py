@@ -37,8 +37,9 @@ def command():
 
 @pytest.fixture
 def without_gradio(command, monkeypatch):
-    """Refusals that need no page are the same in both worlds."""
+    """Refusals that need no page are the same in both worlds; and where one is missing, no page is served for ever."""
     monkeypatch.setattr(command, "require_gradio", lambda: None)
+    monkeypatch.setitem(sys.modules, "biggan.explorer_page", None)
 
 
 @pytest.fixture(scope="module")
@@ -413,6 +414,14 @@ def test_without_flags_it_takes_the_directions_beside_the_generator(command):
     assert torch.equal(explorer.Q, Q) and setting == Setting((0.0,) * 12, 0, 0, None)
     explorer, setting = opened(command, "--G_path", SHIPPED)
     assert torch.equal(explorer.Q, torch.eye(12))
+
+
+def test_axes_have_a_slider_for_each_component(command, monkeypatch):
+    monkeypatch.setattr(directions, "DEFAULT_NDIRS", 5)
+    assert len(opened(command, "--load_A", "random")[0].Q) == 5
+    for flags, count in (((), 12), (("--search_space", "2:10"), 8), (("--ndirs", "4"), 4)):
+        explorer, _ = opened(command, "--load_A", "coord", *flags)
+        assert explorer.Q.shape == (count, 12) and (explorer.Q.sum(1) == 1).all()
 
 
 @pytest.mark.parametrize(
