@@ -199,7 +199,7 @@ def fence(text, language):
 
 
 class AsOnGitHub(Extension):
-    """Links to source files and folders lead to the pages that show them; a bar in the code of tables has no backslash."""
+    """Links to source files and folders lead to pages that show them; bars in the code of tables lose a backslash."""
 
     page = None  # the source of the page that is being made
 

@@ -26,7 +26,7 @@ def seed_check(value):
 
 @dataclasses.dataclass
 class RenderOptions:
-    variant: str = option("1fov", "what is in a scene: a cube on a line, one object, or two", choices=list(clevr.VARIANTS))
+    variant: str = option("1fov", "what is in a scene", choices=list(clevr.VARIANTS))
     images: int = option(10000, "how many images", check=positive)
     resolution: int = option(128, "width and height, a power of two", check=power_of_two)
     seed: int = option(0, "another seed gives other images", check=seed_check)
