@@ -108,19 +108,20 @@ CSS = """
 #heading p { color: var(--body-text-color-subdued); font-size: 0.875rem; line-height: 1.5; overflow-wrap: anywhere; }
 #explorer { gap: 36px; align-items: flex-start; flex-wrap: nowrap; }
 #side { position: sticky; top: 20px; flex: 0 0 min(42%, 540px) !important; gap: 18px; min-width: 0 !important; }
-#picture img { display: block; width: min(100%, 100vh - 320px); min-width: min(100%, 280px); margin: 0 auto;
+#picture img { display: block; width: min(100%, 100vh - 320px); min-width: min(100%, 280px);
   aspect-ratio: 1; object-fit: contain; border-radius: 12px; background: var(--background-fill-secondary);
   box-shadow: 0 0 0 1px var(--border-color-primary), 0 6px 24px rgb(0 0 0 / 12%); }
 #controls { gap: 14px; min-width: 0 !important; }
 #sample, #exports { gap: 10px; align-items: flex-end; flex-wrap: nowrap; }
-#controls :is(.block, .form) { border-width: 0; box-shadow: none; background: none; padding: 0; overflow: visible; }
+#controls :is(.block, .form) { border-width: 0; box-shadow: none; background: none; padding: 0; overflow: visible !important; }
 #sample .form { display: grid; grid-template-columns: 1fr 7.5em; gap: 10px; min-width: 0; flex: 1 1 0; }
 #sample .form:not(:has(#class)) { grid-template-columns: 1fr; }
 #sample .block { min-width: 0 !important; }
 #seed input, #class .wrap { height: 40px; }
 #notice p { font-size: 0.875rem; line-height: 1.4; overflow-wrap: anywhere; }
 #new-sample { flex: none; width: auto; height: 40px; }
-#controls button.lg { min-width: 0 !important; font-size: 0.875rem; font-weight: 550; padding: 9px 16px; }
+#controls button.lg { min-width: 0 !important; font-size: 0.875rem; font-weight: 550; padding: 9px 12px;
+  white-space: nowrap; }
 
 #directions { flex: 1 1 0; min-width: 0 !important; }
 #directions .bar { position: sticky; top: 0; z-index: 4; display: flex; align-items: center; gap: 12px;
@@ -160,7 +161,11 @@ CSS = """
   #explorer { flex-direction: column; align-items: stretch; gap: 18px; }
   #side { display: contents; }
   #picture { position: sticky; top: 0; z-index: 5; padding: 8px 0; background: var(--body-background-fill); }
-  #picture img { width: min(100%, 40vh); min-width: 0; }
+  #picture img { width: min(100%, 40vh); min-width: 0; margin: 0 auto; }
+  #sample { flex-wrap: wrap; }
+  #sample .form { display: contents; }
+  #class { flex: 1 0 100%; }
+  #seed { flex: 1 1 0; }
   #directions { order: 1; flex: none; }
   #controls { order: 2; }
   #directions .bar { position: static; margin-top: 0; padding-top: 0; }
