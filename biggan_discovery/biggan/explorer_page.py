@@ -113,7 +113,8 @@ CSS = """
   box-shadow: 0 0 0 1px var(--border-color-primary), 0 6px 24px rgb(0 0 0 / 12%); }
 #controls { gap: 14px; min-width: 0 !important; }
 #sample, #exports { gap: 10px; align-items: flex-end; flex-wrap: nowrap; }
-#controls :is(.block, .form) { border-width: 0; box-shadow: none; background: none; padding: 0; overflow: visible !important; }
+#controls :is(.block, .form) { border-width: 0; box-shadow: none; background: none; padding: 0;
+  overflow: visible !important; }
 #sample .form { display: grid; grid-template-columns: 1fr 7.5em; gap: 10px; min-width: 0; flex: 1 1 0; }
 #sample .form:not(:has(#class)) { grid-template-columns: 1fr; }
 #sample .block { min-width: 0 !important; }
