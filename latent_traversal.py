@@ -720,7 +720,7 @@ _PAGE = """<!DOCTYPE html>
   </div>
   <button type="button" id="theme">Dark</button>
 </header>
-<div id="toolbar" role="toolbar" aria-label="All rows">
+<div id="toolbar" role="group" aria-label="All rows">
   <fieldset id="samples"><legend>Sample</legend></fieldset>
   <div id="actions">
     <button type="button" id="play-all"><i class="icon"></i><span>Play all</span></button>
@@ -730,7 +730,7 @@ _PAGE = """<!DOCTYPE html>
 </div>
 <main>
   <noscript><p>This page needs JavaScript to move its pictures.</p></noscript>
-  <ol id="rows" aria-label="Rows"></ol>
+  <ol id="rows" role="list" aria-label="Rows"></ol>
 </main>
 <footer>
   <span><kbd>←</kbd> <kbd>→</kbd> one step</span>
@@ -803,7 +803,7 @@ button:hover, select:hover { border-color: var(--soft); }
 
 #rows {
   list-style: none; padding: 0; margin: 24px 0; display: grid; gap: 32px 28px;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, calc(180px * var(--panels))), 1fr));
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, calc(180px * var(--panels) + 20px)), 1fr));
 }
 .row { display: grid; gap: 4px 12px; align-content: start; grid-auto-flow: dense; }
 .row { grid-template-columns: repeat(var(--panels), minmax(0, 1fr)); }
@@ -902,7 +902,7 @@ function positionText(step) {
 
 const decoded = new Map(); // "panel/row/sample" -> { sheets, pixels }, the least recently seen first
 const decoding = new Map(); // the same -> Promise
-const tooLong = () => [...decoded.values()].reduce((sum, strip) => sum + strip.pixels, 0) > SHEET_PIXELS;
+const isFull = () => [...decoded.values()].reduce((sum, strip) => sum + strip.pixels, 0) > SHEET_PIXELS;
 
 function sheetsOf(panel, row, column) {
   const key = `${panel}/${row}/${column}`;
@@ -936,12 +936,12 @@ function decode(panel, row, column) {
 }
 
 function forget() {
-  for (const key of tooLong() ? [...decoded.keys()] : []) {
+  for (const key of isFull() ? [...decoded.keys()] : []) {
     const [, row, column] = key.split("/").map(Number);
     if (wanted(rows[row], column)) continue;
     decoded.get(key).sheets.forEach((sheet) => sheet.close());
     decoded.delete(key);
-    if (!tooLong()) return;
+    if (!isFull()) return;
   }
 }
 
@@ -953,7 +953,7 @@ function* strips() {
 
 async function decodeAhead(waiting = strips()) {
   const { value, done } = waiting.next();
-  if (done || tooLong()) return;
+  if (done || isFull()) return;
   await decode(...value);
   (window.requestIdleCallback || setTimeout)(() => decodeAhead(waiting));
 }
@@ -1216,7 +1216,6 @@ function restore() {
   const chosen = view.get("sample") === "all" ? ALL : Number(view.get("sample")) - 1;
   sort(Object.keys(ORDERS).includes(view.get("sort")) ? view.get("sort") : FIRST_ORDER);
   pick(within(chosen, find("samples").querySelectorAll("input").length) ? chosen : 0);
-  clearTimeout(remembering);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

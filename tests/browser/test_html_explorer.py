@@ -229,7 +229,9 @@ def test_it_plays_once_when_opened_unless_motion_is_unwelcome(explore):
     seen = page.evaluate("seen")
     check_there_and_back(seen)
     assert seen[0] == CENTRE == seen[-1]
-    for page in (explore("one"), explore("one", view="#steps=4", reduced_motion="no-preference")):
+    for options in ({}, {"view": "#steps=4", "reduced_motion": "no-preference"}):
+        page = explore("one", **options)
+        assert page.get_by_role("button", name="Play all").count() == 1
         page.wait_for_timeout(150)
         assert step_of(page, "z8") == CENTRE and page.get_by_role("button", name="Play all").count() == 1
 
