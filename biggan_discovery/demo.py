@@ -40,12 +40,12 @@ def main(argv=None):
 
     title("2. Look at them: a row a direction, a column a sample")
     command(VISUALIZE, "--load_A", A, "--path_size", PATH_SIZE, "--out_dir", pictures, "--steps", 31, "--fps", 30,
-            "--format", "gif", "stills")  # fmt: skip
+            "--format", "gif", "stills", "html")  # fmt: skip
 
     title("3. Score them beside other directions")
     command(COMPARE, "--load_A", A, "--path_size", PATH_SIZE, "--out_dir", pictures,
             "--penalty_samples", 128, "--factor_samples", 16)  # fmt: skip
-    print(f"\nDone in {(time.time() - begin) / 60:.1f} minutes. Now open the GIF and the plot in {pictures}.")
+    print(f"\nDone in {(time.time() - begin) / 60:.1f} minutes. Now open the .html page and the plot in {pictures}.")
 
 
 if __name__ == "__main__":

@@ -48,12 +48,12 @@ def main(argv=None):
     title("3. Sweep each component of z, the most active first")
     out_dir = os.path.join(chosen.out_dir, "pictures")
     command(VISUALIZE, "--models", number, "--results_dir", results_dir, "--out_dir", out_dir, "--steps", 30,
-            "--format", "gif", "stills", "--num_gpus", 0)  # fmt: skip
+            "--format", "gif", "stills", "html", "--num_gpus", 0)  # fmt: skip
 
     title("4. Measure")
     for line in measure(dataset_dir, runs.find_run_dir(results_dir, number)):
         print(line)
-    print(f"\nDone in {(time.time() - begin) / 60:.1f} minutes. Now open the GIF in {out_dir}.")
+    print(f"\nDone in {(time.time() - begin) / 60:.1f} minutes. Now open the .html page in {out_dir}.")
 
 
 def measure(dataset_dir, run_dir):
