@@ -461,6 +461,23 @@ def test_addresses(command):
     assert command.ExploreOptions().host == "127.0.0.1"
 
 
+def test_cautions(command):
+    class Noisy(planted.Unconditional):
+        def forward(self, z):
+            return super().forward(z) + torch.randn(len(z), 1, 1, 1)
+
+    quiet, noisy = (FrozenGenerator(make(), make.__name__) for make in (planted.Unconditional, Noisy))
+    with command.listen("127.0.0.1", 0) as listener:
+        assert command.cautions(quiet, listener) == []
+        assert [line.split(",")[0] for line in command.cautions(noisy, listener)] == [
+            "Noisy: gives other images for the same z each time"
+        ]
+    with command.listen("0.0.0.0", 0) as listener:
+        assert command.cautions(quiet, listener) == [
+            "--host 0.0.0.0: whoever reaches this machine reaches the page too"
+        ]
+
+
 def test_gradio_missing(command, monkeypatch):
     monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(command.sys, "version_info", (3, 12, 1))
