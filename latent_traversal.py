@@ -928,7 +928,7 @@ function decode(panel, row, column) {
     const done = Promise.all(panels[panel].sheets[row][column].map(image)).then((sheets) => {
       decoding.delete(key);
       decoded.set(key, { sheets, pixels: sheets.reduce((sum, sheet) => sum + sheet.width * sheet.height, 0) });
-      forget();
+      setTimeout(forget); // not before those who wait for it have painted it
     });
     decoding.set(key, done);
   }
@@ -1151,7 +1151,8 @@ function makePicker() {
     radio.addEventListener("change", () => pick(number));
     find("samples").append(element("label", { title: name }, radio, picture));
   };
-  samples.forEach((name, number) => choice(number, name, element("canvas", { width: 88, height: 88 })));
+  const { width, height } = panels[0];
+  samples.forEach((name, number) => choice(number, name, element("canvas", { width, height })));
   if (samples.length > 1) choice(ALL, "all samples", element("span", { class: "all" }, "all"));
 }
 

@@ -39,7 +39,9 @@ ONE, OTHER = strips(3, 20, 28, seed=0), strips(2, 40, 40, seed=1)
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """{name: path}: `one` panel; `two` of different sizes and numbers of rows, in several sheets a strip; `hostile`."""
+    """{name: address}: `one` panel; `two` of different sizes and numbers of rows, in several sheets a strip; one of
+    `hostile` texts; one that may keep no decoded sheet but those in sight, as if they were large, `tight`.
+    """
     folder = tmp_path_factory.mktemp("pages")
     panel = ExplorerPanel("one", ONE, LABELS, VALUES, column_labels=["cube", "ball", "cone"])
     positions = sweep_values(STEPS, 2.0)
@@ -49,7 +51,12 @@ def pages(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(latent_traversal, "_SHEET_SIDE", 300)
         save_html(str(folder / "two.html"), [panel, ExplorerPanel("other", OTHER, ["a", "b"], [0.4, 0.1])])
-    return {name: (folder / f"{name}.html").as_uri() for name in ("one", "two", "hostile")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            latent_traversal, "_SCRIPT", latent_traversal._SCRIPT.replace("SHEET_PIXELS = 40e6", "SHEET_PIXELS = 1")
+        )
+        save_html(str(folder / "tight.html"), [panel])
+    return {name: (folder / f"{name}.html").as_uri() for name in ("one", "two", "hostile", "tight")}
 
 
 @pytest.fixture
@@ -79,7 +86,11 @@ def step_of(page, label):
 def pictures(page, label):
     """float [H, W, 3] of every canvas in the row."""
     row = page.get_by_role("listitem").filter(has=slider(page, label))
-    urls = row.locator("canvas").evaluate_all("all => all.map((canvas) => canvas.toDataURL('image/png'))")
+    return painted(row.locator("canvas"))
+
+
+def painted(canvases):
+    urls = canvases.evaluate_all("all => all.map((canvas) => canvas.toDataURL('image/png'))")
     found = [Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))) for url in urls]
     return [np.asarray(picture.convert("RGB"), float) for picture in found]
 
@@ -154,6 +165,20 @@ def test_all_samples_stand_in_one_row(explore):
     page.get_by_role("radio", name="ball").check(force=True)
     wait_for_picture(page, "z10", ONE[1, 1], 6)
     assert len(pictures(page, "z10")) == 1
+
+
+def test_a_page_too_large_to_be_kept_decoded_works_all_the_same(explore):
+    page = explore("tight")
+    page.wait_for_timeout(200)  # for the picker's own pictures
+    for choice, column in (("cone", 2), ("cube", 0)):
+        page.get_by_role("radio", name=choice).check(force=True)
+        for row, label in enumerate(LABELS):
+            slider(page, label).fill(str(2 + row))
+            wait_for_picture(page, label, ONE[row, column], 2 + row)
+    page.get_by_role("radio", name="all samples").check(force=True)
+    wait_for_picture(page, "z10", ONE[1, 2], 3, 2)
+    for column, canvas in enumerate(painted(page.locator("#samples canvas"))):
+        check(canvas, ONE[0, column], CENTRE)
 
 
 def test_two_panels_share_a_slider_and_rows_need_not_be_as_many(explore):
