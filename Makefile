@@ -1,6 +1,7 @@
 # make demo    render, train, look; then discover directions: the whole of it in a few minutes
 # make test    the test suite
 # make docs    the documents as a site, with the API: build/docs/index.html
+# make notebook  the tour from top to bottom, keeping its outputs in the file
 # They set up what they need in .venv the first time. PYTHON=python3.12 chooses an interpreter, with a .venv of its own.
 
 PYTHON ?=
@@ -8,7 +9,7 @@ VENV := .venv$(if $(PYTHON),-$(notdir $(PYTHON)))
 SETUP := python3 tools/make_environment.py
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-legacy lint docs bench setup
+.PHONY: demo test test-legacy lint docs notebook bench setup
 
 demo: setup
 	$(RUN) progan_experiments/demo.py
@@ -44,6 +45,9 @@ lint: setup
 docs: setup
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs --quiet build --strict
 	@echo "built: open build/docs/index.html"
+
+notebook: setup
+	@$(RUN) tools/run_notebook.py
 
 BENCHMARKS := $(addprefix benchmarks/,render_speed.py discovery_step.py progan_step.py penalty.py)
 
