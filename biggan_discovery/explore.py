@@ -70,7 +70,7 @@ def main(argv=None):
     listener = listen(chosen.host, chosen.port)
     explorer, setting = make_explorer(chosen, record)
 
-    from biggan import explorer_page
+    from biggan import explorer_guard, explorer_page
 
     page = explorer_page.build(explorer, setting)
     address = address_of(listener)
@@ -80,7 +80,7 @@ def main(argv=None):
     print(f"open {address} in a browser; Ctrl-C ends", flush=True)
     if chosen.open:
         webbrowser.open(address)
-    explorer_page.serve(page, listener)
+    explorer_page.serve(page, listener, explorer_guard.names_of(chosen.host, listener.getsockname()[0]))
 
 
 def require_gradio():

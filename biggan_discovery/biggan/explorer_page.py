@@ -14,6 +14,7 @@ import fastapi
 import gradio as gr
 import uvicorn
 
+from biggan.explorer_guard import Guard
 from biggan.exploring import Setting, direction_name
 from experiment_utils.errors import UserError
 
@@ -333,8 +334,11 @@ def _sliders(explorer, setting):
 # Serving
 
 
-def serve(page, listener):
-    """Answer at a bound socket until SIGINT or SIGTERM, which then take their usual course."""
+def serve(page, listener, names=None):
+    """Answer at a bound socket until SIGINT or SIGTERM, which then take their usual course.
+
+    names   what the server may be called in requests, as for `Guard`
+    """
     theme = gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=_FONTS, font_mono=_MONOSPACED)
     app = gr.mount_gradio_app(
         fastapi.FastAPI(openapi_url=None),
@@ -349,7 +353,7 @@ def serve(page, listener):
         show_error=True,
         enable_monitoring=False,
     )
-    _Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)).run(sockets=[listener])
+    _Server(uvicorn.Config(Guard(app, names), log_level="warning", timeout_graceful_shutdown=1)).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -446,9 +445,7 @@ def test_refusals(command, tmp_path, capfd, without_gradio, flags, message):
 
 def test_a_port_in_use_is_said_before_anything_is_loaded(command, capfd, monkeypatch, without_gradio):
     monkeypatch.setattr(command, "make_explorer", None)
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
+    with command.listen("127.0.0.1", 0) as other:
         port = other.getsockname()[1]
         said = refusal(run("explore", command, capfd, ["--port", str(port)]))
     assert said == f"--port {port}: in use, perhaps by another explore.py; end that one, or say --port {port + 1}"

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 
 import numpy as np
@@ -339,6 +340,23 @@ def test_the_server_keeps_to_itself(running):
     port = int(running.address.rsplit(":", 1)[1])
     with contextlib.closing(socket.socket()) as elsewhere, pytest.raises(OSError):
         elsewhere.connect(("127.0.0.2", port))  # another address of this machine: only 127.0.0.1 is answered
-    ended = subprocess.run([sys.executable, COMMAND, "--port", str(port)], capture_output=True, text=True)
-    assert ended.returncode == 2 and ended.stderr.count("\n") == 1
-    assert f"--port {port}: in use" in ended.stderr and ended.stdout == ""
+
+
+def test_other_pages_of_the_browser_reach_nothing(running, open_page):
+    """A server at 127.0.0.1 is at the mercy of every page that its user looks at, but for what it refuses."""
+    stranger = open_page(running.address.replace("127.0.0.1", "localhost"))  # of another site, as browsers see it
+    answered = []
+    stranger.on("response", lambda response: answered.append((response.url, response.status)))
+    script = """async ([address, path]) => {
+      const body = new FormData();
+      body.append("files", new Blob(["x"]), "x.html");
+      await fetch(address + path, {method: "POST", mode: "no-cors", body});
+    }"""
+    for path in ("/gradio_api/upload", "/gradio_api/run/predict"):
+        stranger.evaluate(script, [running.address, path])
+    answers = [status for url, status in answered if url.startswith(running.address)]
+    assert answers == [403, 403]
+    renamed = urllib.request.Request(running.address, headers={"Host": "stranger.example"})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(renamed, timeout=10)
+    assert refused.value.code == 403 and b"not to stranger.example" in refused.value.read()
