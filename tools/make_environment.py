@@ -22,7 +22,7 @@ KINDS = {
         (3, 10),
         (3, 13),
         ["requirements.txt", "pyproject.toml"],
-        "TensorFlow 2 and PyTorch: 8 GB of disk, about half of it to download (PyTorch brings its CUDA libraries)",
+        "TensorFlow 2 and PyTorch: 9 GB of disk, about half of it to download (PyTorch brings its CUDA libraries)",
     ),
     "legacy": (
         (3, 7),
