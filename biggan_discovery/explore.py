@@ -43,6 +43,12 @@ class ExploreOptions(directions.DirectionOptions, weights.GeneratorOptions):
         str,
         metavar="A",
     )
+    ndirs: int = option(
+        None,
+        f"directions (default: those of the file, all axes, or {directions.DEFAULT_NDIRS} random ones)",
+        int,
+        check=positive,
+    )
     path_size: float = option(
         None, f"how far a slider goes to either side (default: the setting file's, or {PATH_SIZE:g})", float,
         check=positive,

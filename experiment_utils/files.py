@@ -83,7 +83,7 @@ def read_json(path, error=UserError):
             return json.load(stream)
     except FileNotFoundError:
         raise error("%s: no such file" % path) from None
-    except (ValueError, UnicodeDecodeError) as problem:
+    except (ValueError, RecursionError) as problem:
         raise error("%s: not valid JSON (%s)" % (path, problem)) from None
 
 

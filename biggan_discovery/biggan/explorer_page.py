@@ -340,6 +340,7 @@ def serve(page, listener, names=None):
     names   what the server may be called in requests, as for `Guard`
     """
     theme = gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=_FONTS, font_mono=_MONOSPACED)
+    theme.set(body_text_color_subdued="*neutral_500")  # the default is too pale to read
     app = gr.mount_gradio_app(
         fastapi.FastAPI(openapi_url=None),
         page,

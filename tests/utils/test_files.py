@@ -116,7 +116,8 @@ def test_json_round_trip(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, said", [(None, "no such file"), (b"{", "not valid JSON"), (b"\xff\xfe", "not valid")]
+    "content, said",
+    [(None, "no such file"), (b"{", "not valid JSON"), (b"\xff\xfe", "not valid"), (b"[" * 99999, "not valid JSON")],
 )
 def test_unreadable_json_names_the_file(tmp_path, content, said):
     path = tmp_path / "value.json"
