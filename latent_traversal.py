@@ -541,7 +541,7 @@ class PageTooLargeError(ValueError):
     def __init__(self, path, megabytes, max_mb):
         self.megabytes = megabytes
         super().__init__(
-            f"{path} would be about {megabytes:.1f} MB, more than max_mb={max_mb:g}: lower the quality, the steps, the "
+            f"{path} would be about {megabytes:.3g} MB, more than max_mb={max_mb:g}: lower the quality, the steps, the "
             "samples or the rows, or raise max_mb"
         )
 
@@ -553,7 +553,8 @@ def save_html(path, panels, title="Latent traversals", positions=None, fps=15, q
     most active first); the page can sort them by value and by name. Rows are encoded as they come, one at a time, so
     neither memory nor the time until a page is found too large depends on how many there are.
 
-    panels      list of ExplorerPanel: equal numbers of steps and of columns, any numbers of rows, any sizes of images
+    panels      an ExplorerPanel, or a list of them: equal numbers of steps and of columns, any numbers of rows, any sizes
+                of images
     title       of the page
     positions   [steps], the numbers that the slider shows, such as `sweep_values(steps)` (default: the step's number)
     fps         steps a second while it plays, there and back
@@ -561,7 +562,7 @@ def save_html(path, panels, title="Latent traversals", positions=None, fps=15, q
                 128 pixels: that is smaller than losing nothing at their own size, and keeps their colours sharp.
     max_mb      megabytes (10^6 bytes) that the page may have. Raises PageTooLargeError, a ValueError, beyond that.
     """
-    panels = list(panels)
+    panels = [panels] if isinstance(panels, ExplorerPanel) else list(panels)
     if not panels:
         raise ValueError("no panels to show")
     if quality != int(quality) or not 1 <= quality <= 100:
@@ -640,11 +641,11 @@ class _Budget:
 
 
 class _SheetLayout:
-    """How the frames of one strip stand in sprite sheets: line by line, as nearly a square as can be.
+    """How the frames of one strip stand in sprite sheets: side by side.
 
-    The codec works in blocks of 16 pixels and smooths where they meet. So a cell has whole blocks; and every other line
-    is upside down, every other column mirrored, so that neighbours meet at equal edges and do not show in each other.
-    A sheet has at most `_SHEET_SIDE` pixels a side (WebP itself ends at 16383), unless a single frame is larger.
+    The codec works in blocks of 16 pixels and smooths where they meet. So a cell has whole blocks; and every other one
+    is mirrored, so that successive frames meet at nearly equal edges and do not show in each other.
+    A sheet is at most `_SHEET_SIDE` pixels wide (WebP itself ends at 16383), unless a single frame is larger.
     """
 
     def __init__(self, steps, height, width):
@@ -653,11 +654,9 @@ class _SheetLayout:
         self.cell = [-(-side // 16) * 16 for side in (self.height, self.width)]
         if max(self.cell) > 16383:
             raise ValueError(f"images of {width}x{height} pixels: a page holds at most 16368x16368")
-        fit = [max(_SHEET_SIDE // side, 1) for side in self.cell]
-        self.across = min(math.ceil(math.sqrt(steps)), fit[1])
-        self.in_sheet = min(self.across * fit[0], steps)
-        self.facts = {"width": self.width, "height": self.height, "cell": self.cell[::-1]}
-        self.facts.update(across=self.across, inSheet=self.in_sheet)
+        sheets = -(-steps // max(_SHEET_SIDE // self.cell[1], 1))
+        self.in_sheet = -(-steps // sheets)
+        self.facts = {"width": self.width, "height": self.height, "cellWidth": self.cell[1], "inSheet": self.in_sheet}
 
     def encode(self, strip, quality):
         """uint8 [steps, H, W, C] -> a list of sheets, WebP in Base64."""
@@ -667,15 +666,12 @@ class _SheetLayout:
         ]
 
     def _encode_sheet(self, frames, quality):
-        down = -(-len(frames) // self.across)
         height, width = self.cell
-        sheet = np.zeros((down * height, self.across * width, 3), np.uint8)
+        sheet = np.empty((height, len(frames) * width, 3), np.uint8)
         padding = ((0, height - self.height), (0, width - self.width), (0, 0))
         for number, frame in enumerate(frames):
-            line, column = divmod(number, self.across)
             cell = np.pad(_enlarge(frame, self.scale), padding, "edge")
-            cell = cell[:: -1 if line % 2 else 1, :: -1 if column % 2 else 1]
-            sheet[line * height : (line + 1) * height, column * width : (column + 1) * width] = cell
+            sheet[:, number * width : (number + 1) * width] = cell[:, :: -1 if number % 2 else 1]
         stream = io.BytesIO()
         Image.fromarray(sheet).save(stream, format="WEBP", quality=quality, method=6)
         return base64.b64encode(stream.getvalue()).decode("ascii")
@@ -749,19 +745,23 @@ _PAGE = """<!DOCTYPE html>
 _STYLE = """
 :root {
   color-scheme: light dark;
-  --page: light-dark(#fdfdfc, #15171a);
-  --ink: light-dark(#1f2328, #e4e5e2);
-  --soft: light-dark(#5c646e, #a0a6ad);
-  --rule: light-dark(#e1e4e8, #30353b);
-  --track: light-dark(#d9dde2, #3a4047);
-  --accent: light-dark(#2c6fa6, #7db5e0);
-  --shade: light-dark(#f1f3f5, #1e2125);
   font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif;
   font-variant-numeric: tabular-nums;
   scroll-padding: 8rem 0 2rem;
 }
-:root[data-theme="light"] { color-scheme: light; }
-:root[data-theme="dark"] { color-scheme: dark; }
+:root[data-theme="light"] {
+  color-scheme: light; --page: #fdfdfc; --ink: #1f2328; --soft: #5c646e;
+  --rule: #e1e4e8; --track: #d9dde2; --accent: #2c6fa6; --shade: #f1f3f5;
+}
+:root[data-theme="dark"] {
+  color-scheme: dark; --page: #15171a; --ink: #e4e5e2; --soft: #a0a6ad;
+  --rule: #30353b; --track: #3a4047; --accent: #7db5e0; --shade: #1e2125;
+}
+@media (forced-colors: active) {
+  :root[data-theme] { --page: Canvas; --ink: CanvasText; --track: CanvasText; --accent: Highlight; --shade: Canvas; }
+  .icon, .bar, .bar i, #samples :checked + *, input[type="range"] { forced-color-adjust: none; }
+  :root .bar { background: Canvas; }
+}
 * { box-sizing: border-box; margin: 0; }
 html { background: var(--page); }
 body { color: var(--ink); padding: 0 clamp(16px, 3vw, 48px) 32px; max-width: 1720px; margin: auto; }
@@ -813,10 +813,10 @@ button:hover, select:hover { border-color: var(--soft); }
 .name { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 .pictures { grid-row: 2; display: grid; gap: 4px; touch-action: pan-y; cursor: ew-resize; }
 .pictures canvas { display: block; width: 100%; height: auto; border-radius: 4px; background: var(--shade); }
-.measure { grid-row: 3; display: grid; grid-template-columns: 1fr auto; gap: 0 8px; align-content: start; }
-.label { font-weight: 600; }
-.value { color: var(--soft); }
-.bar { grid-column: 1 / 3; height: 4px; border-radius: 2px; background: var(--track); overflow: hidden; }
+.measure { grid-row: 3; display: flex; flex-wrap: wrap; gap: 0 8px; align-content: start; }
+.label { font-weight: 600; font-size: min(1em, 100vw / var(--panels) / 7); }
+.value { color: var(--soft); margin-left: auto; }
+.bar { flex: 0 0 100%; height: 4px; border-radius: 2px; background: var(--track); overflow: hidden; }
 .bar i { display: block; height: 100%; background: var(--accent); width: var(--share); }
 .control { grid-row: 4; grid-column: 1 / -1; display: flex; align-items: center; align-self: start; gap: 8px; }
 .control button { flex: none; width: 30px; min-height: 30px; padding: 0; }
@@ -850,6 +850,10 @@ footer { display: flex; flex-wrap: wrap; gap: 6px 20px; color: var(--soft); font
 footer { padding-top: 14px; border-top: 1px solid var(--rule); }
 kbd { font: inherit; font-size: 0.9em; color: var(--ink); }
 kbd { padding: 1px 5px; border: 1px solid var(--rule); border-radius: 4px; }
+@media print {
+  #toolbar, #theme, footer, .control button { display: none; }
+  .row { break-inside: avoid; }
+}
 @media (hover: none) { footer span:not(:last-child) { display: none; } }
 @media (max-width: 640px) {
   .alone:not(.all-samples) .row { grid-template: auto 1fr / 42% minmax(0, 1fr); gap: 8px 16px; }
@@ -959,16 +963,12 @@ async function decodeAhead(waiting = strips()) {
 }
 
 function paint(context, panel, sheets, step) {
-  const { width, height, cell, across, inSheet } = panels[panel];
+  const { width, height, cellWidth, inSheet } = panels[panel];
   const at = step % inSheet;
-  const [column, line] = [at % across, Math.floor(at / across)];
-  const [mirrored, upsideDown] = [column % 2, line % 2];
-  const x = mirrored ? (column + 1) * cell[0] - width : column * cell[0];
-  const y = upsideDown ? (line + 1) * cell[1] - height : line * cell[1];
-  const canvas = context.canvas;
-  const [right, below] = [mirrored * canvas.width, upsideDown * canvas.height];
-  context.setTransform(mirrored ? -1 : 1, 0, 0, upsideDown ? -1 : 1, right, below);
-  context.drawImage(sheets[Math.floor(step / inSheet)], x, y, width, height, 0, 0, canvas.width, canvas.height);
+  const mirrored = at % 2;
+  const x = mirrored ? (at + 1) * cellWidth - width : at * cellWidth;
+  context.setTransform(mirrored ? -1 : 1, 0, 0, 1, mirrored * width, 0);
+  context.drawImage(sheets[Math.floor(step / inSheet)], x, 0, width, height, 0, 0, width, height);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -1203,7 +1203,7 @@ let remembering = null;
 function remember() {
   clearTimeout(remembering);
   remembering = setTimeout(() => {
-    const at = rows.map((row) => row.step);
+    const at = rows.map((row) => (row.playing ? CENTRE : row.step));
     const view = viewOf(sample === ALL ? "all" : sample + 1, find("sort").value, at);
     history.replaceState(null, "", view === FIRST_VIEW ? location.pathname + location.search : view);
   }, 200);
@@ -1243,6 +1243,7 @@ function listen() {
     find("play-all").click();
   });
   addEventListener("hashchange", restore);
+  addEventListener("beforeprint", () => rows.forEach(draw)); // those out of sight too
 }
 
 function open() {

@@ -43,6 +43,7 @@ _ADVICE = {
     errno.ENOTDIR: "a part of the path is a file",
     errno.EISDIR: "it is a directory, not a file",
     errno.EEXIST: "it is a file, not a directory",
+    errno.ENAMETOOLONG: "use shorter names, or fewer",
 }
 
 

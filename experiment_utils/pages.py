@@ -30,6 +30,6 @@ def save_page(path, panels, title, positions, chosen, fewer):
         save_html(path, panels, title, positions, quality=chosen.html_quality, max_mb=chosen.max_mb)
     except PageTooLargeError as problem:
         raise OptionError(
-            f"{path} would be about {problem.megabytes:.1f} MB, more than --max_mb {chosen.max_mb:g}: lower "
+            f"{path} would be about {problem.megabytes:.3g} MB, more than --max_mb {chosen.max_mb:g}: lower "
             f"--html_quality, --html_steps, {fewer}, or raise --max_mb"
         ) from None

@@ -96,12 +96,14 @@ def painted(canvases):
 
 
 def check(picture, strip, step):
-    """The canvas shows this frame of the strip, but for the codec's losses, and no other frame so well."""
+    """The canvas shows this frame of the strip, but for the codec's losses; no other frame, none moved, so well."""
     assert max(picture.shape[:2]) >= 128 and picture.shape[0] % strip.shape[1] == 0
     size = picture.shape[1::-1]
     frames = [np.asarray(Image.fromarray(frame).resize(size, Image.BICUBIC), float) for frame in strip]
     errors = [np.abs(frame - picture).mean() for frame in frames]
     assert errors[step] < 4 and np.argmin(errors) == step, errors
+    moved = [np.abs(frames[step] - np.roll(picture, by, axis)).mean() for by in (-3, 3) for axis in (0, 1)]
+    assert errors[step] < min(moved), moved
 
 
 def wait_for_picture(page, label, strip, step, index=0):
@@ -155,6 +157,25 @@ def test_the_picker_changes_the_sample_of_every_row(explore):
     wait_for_picture(page, "z2", ONE[2, 1], 7)
 
 
+def test_a_picture_that_comes_late_is_not_shown_in_anothers_place(explore):
+    page = explore("tight")
+    page.wait_for_timeout(200)  # for the picker's own pictures
+    page.evaluate("""() => {
+        const decode = createImageBitmap;
+        window.late = [];
+        window.createImageBitmap = (blob) => new Promise((go) => late.push(() => decode(blob).then(go)));
+        window.release = (some) => Promise.all(some.map((each) => each()));
+    }""")
+    page.get_by_role("radio", name="ball").check(force=True)
+    ball = page.evaluate("late.length")
+    page.get_by_role("radio", name="cone").check(force=True)
+    assert page.evaluate("late.length") > ball > 0
+    page.evaluate(f"release(late.slice({ball}))")
+    wait_for_picture(page, "z8", ONE[0, 2], CENTRE)
+    page.evaluate(f"release(late.slice(0, {ball})).then(() => new Promise(requestAnimationFrame))")
+    check(pictures(page, "z8")[0], ONE[0, 2], CENTRE)
+
+
 def test_all_samples_stand_in_one_row(explore):
     page = explore("one")
     page.get_by_role("radio", name="all samples").check(force=True)
@@ -162,6 +183,8 @@ def test_all_samples_stand_in_one_row(explore):
     for column in range(COLUMNS):
         wait_for_picture(page, "z10", ONE[1, column], 6, column)
     assert len(pictures(page, "z8")) == COLUMNS
+    names = page.locator(".row canvas").evaluate_all("all => all.map((canvas) => canvas.getAttribute('aria-label'))")
+    assert names == [f"{label}, {column}" for label in LABELS for column in ("cube", "ball", "cone")]
     page.get_by_role("radio", name="ball").check(force=True)
     wait_for_picture(page, "z10", ONE[1, 1], 6)
     assert len(pictures(page, "z10")) == 1
@@ -175,6 +198,8 @@ def test_a_page_too_large_to_be_kept_decoded_works_all_the_same(explore):
         for row, label in enumerate(LABELS):
             slider(page, label).fill(str(2 + row))
             wait_for_picture(page, label, ONE[row, column], 2 + row)
+        page.wait_for_timeout(50)
+        assert page.evaluate("[...decoded.keys()].sort()") == [f"0/{row}/{column}" for row in range(3)]
     page.get_by_role("radio", name="all samples").check(force=True)
     wait_for_picture(page, "z10", ONE[1, 2], 3, 2)
     for column, canvas in enumerate(painted(page.locator("#samples canvas"))):
@@ -216,6 +241,16 @@ def test_play_goes_there_and_back_until_paused(explore):
     page.wait_for_timeout(150)
     assert step_of(page, "z8") == stopped and step_of(page, "z10") == CENTRE
     check(pictures(page, "z8")[0], ONE[0, 0], stopped)
+
+
+def test_play_keeps_to_its_rate(explore):
+    page = explore("one", view="#steps=0.0.0")
+    page.clock.install()
+    page.clock.pause_at(page.evaluate("Date.now()") + 1000)
+    page.get_by_role("button", name="Play z8").click()
+    for tenths in (1, 2):
+        page.clock.run_for(100)
+        assert abs(step_of(page, "z8") - 3 * tenths) <= 1  # of 30 steps a second
 
 
 def test_play_all_and_reset(explore):
@@ -277,6 +312,7 @@ def test_keys(explore):
     for key, label in (("ArrowDown", "z10"), ("ArrowDown", "z2"), ("ArrowDown", "z2"), ("ArrowUp", "z10")):
         page.keyboard.press(key)
         assert page.evaluate(focused) == label
+    assert [step_of(page, label) for label in LABELS] == [0, CENTRE, CENTRE]  # these keys move no slider
     page.keyboard.press("Tab")
     assert page.evaluate(focused) == "Play z2"
     page.keyboard.press("Tab")
@@ -315,6 +351,12 @@ def test_the_address_holds_the_view(explore):
     assert [step_of(again, label) for label in LABELS] == [7, CENTRE, 1]
     assert again.get_by_role("radio", name="ball").is_checked() and again.get_by_label("Sort").input_value() == "name"
     wait_for_picture(again, "z8", ONE[0, 1], 7)
+    again.evaluate("new Promise((go) => { addEventListener('hashchange', go); location.hash = '#sample=1&steps=3.4.1'; })")
+    assert again.get_by_role("radio", name="cube").is_checked() and step_of(again, "z8") == 3
+    again.get_by_role("button", name="Play z8").click()
+    again.get_by_role("radio", name="cone").check(force=True)
+    again.wait_for_url(re.compile("sample=3"))
+    assert again.url.endswith(f"steps={CENTRE}.{CENTRE}.1")  # not where a playing row happens to be
     broken = explore("one", view="#sample=9&sort=__proto__&steps=99.-1.x")
     assert [step_of(broken, label) for label in LABELS] == [CENTRE] * 3
     assert broken.get_by_role("radio", name="cube").is_checked()
@@ -374,6 +416,25 @@ def test_light_and_dark(explore):
     assert light.evaluate(colours) == by_dark
     light.get_by_role("button", name="Light theme").click()
     assert light.evaluate(colours) == by_light
+
+
+def test_colours_of_the_system(explore):
+    page = explore("one", forced_colors="active")
+    background = "(each) => getComputedStyle(each).backgroundColor"
+    seen = [page.locator(each).first.evaluate(background) for each in ("html", ".bar i", "#play-all .icon")]
+    assert seen[0] not in seen[1:]
+    ring = "getComputedStyle(document.querySelector('#samples :checked + *')).boxShadow"
+    assert page.evaluate(ring) != "none"
+
+
+def test_paper_shows_the_rows_out_of_sight(explore):
+    page = explore("one", width=360, height=100)
+    for _ in range(40):  # until all is decoded
+        page.pdf()
+        if pictures(page, "z2")[0].any():
+            break
+        page.wait_for_timeout(50)
+    check(pictures(page, "z2")[0], ONE[2, 0], CENTRE)
 
 
 def test_texts_are_texts(explore):

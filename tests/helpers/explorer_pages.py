@@ -18,14 +18,12 @@ def page_data(path):
 
 def sheet_frames(panel, row, column, steps):
     """uint8 [steps, H, W, 3]: the frames of a strip as they stand in its sheets, by the page's own numbers."""
-    cell_width, cell_height = panel["cell"]
-    frames = []
+    width, frames = panel["cellWidth"], []
     for step in range(steps):
         data = base64.b64decode(panel["sheets"][row][column][step // panel["inSheet"]])
         sheet = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-        line, place = divmod(step % panel["inSheet"], panel["across"])
-        cell = sheet[line * cell_height :, place * cell_width :][:cell_height, :cell_width]
-        cell = cell[:: -1 if line % 2 else 1, :: -1 if place % 2 else 1]
+        place = step % panel["inSheet"]
+        cell = sheet[:, place * width :][:, :width][:, :: -1 if place % 2 else 1]
         frames.append(cell[: panel["height"], : panel["width"]])
     return np.stack(frames)
 

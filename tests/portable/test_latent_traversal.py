@@ -515,7 +515,16 @@ def test_page_holds_every_frame(tmp_path, monkeypatch, size, side):
     for column in range(2):
         assert codec_error(panel, 0, column, strips[0, column]) < 3
     for sheet in panel["sheets"][0][0]:
-        assert max(Image.open(io.BytesIO(base64.b64decode(sheet))).size) <= max(side, *panel["cell"])
+        assert Image.open(io.BytesIO(base64.b64decode(sheet))).size[0] <= max(side, panel["cellWidth"])
+
+
+@pytest.mark.parametrize("steps", [5, 24, 25])
+def test_frames_on_a_sheet_do_not_show_in_each_other(tmp_path, steps):
+    strips = page_strips(1, 1, steps, 128, 128)
+    save_html(tmp_path / "page.html", [ExplorerPanel("G", strips)])
+    (panel,) = PageReader(tmp_path / "page.html").data()["panels"]
+    errors = np.abs(sheet_frames(panel, 0, 0, steps) - strips[0, 0].astype(int))
+    assert errors.mean() < 4 and errors[:, [0, 1, 2, -3, -2, -1]].mean() < 6
 
 
 def test_page_says_what_is_in_it(tmp_path):
@@ -568,7 +577,7 @@ def test_rows_on_demand_come_one_at_a_time_and_once(tmp_path):
     rows = RowsOnDemand(lambda row: asked.append(row) or strips[row], 3)
     save_html(tmp_path / "a.html", [ExplorerPanel("G", rows)])
     assert asked == [0, 1, 2]
-    save_html(tmp_path / "b.html", [ExplorerPanel("G", strips)])
+    save_html(tmp_path / "b.html", ExplorerPanel("G", strips))  # one alone need not stand in a list
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
@@ -585,6 +594,8 @@ def test_page_too_large_is_noticed_early_and_leaves_the_old_one(tmp_path):
     assert caught.value.megabytes == pytest.approx(40 * sum(map(len, sheets)) / 1e6, rel=0.02)
     words = str(caught.value)
     assert all(word in words for word in ("page.html", "MB", "max_mb=0.5", "quality", "steps", "samples", "rows"))
+    with pytest.raises(PageTooLargeError, match=r"about 0\.0[1-9]\d* MB, more than max_mb=0.01:"):
+        save_html(path, [ExplorerPanel("G", page_strips(1))], max_mb=0.01)
     save_html(path, [ExplorerPanel("G", noise)], max_mb=len(before) / 1e6)  # its own size is not too much
     with pytest.raises(PageTooLargeError):
         save_html(path, [ExplorerPanel("G", noise)], max_mb=(len(before) - 1) / 1e6)

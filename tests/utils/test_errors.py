@@ -50,7 +50,11 @@ def test_ctrl_c_where_nothing_is_to_be_saved(capsys):
 
 
 @pytest.mark.parametrize(
-    "number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST]
+    "number",
+    [
+        *(errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+        errno.ENAMETOOLONG,
+    ],
 )
 def test_what_the_operating_system_refuses_is_one_line_with_the_file_and_advice(number, capsys):
     status, text = ending(raises(OSError(number, os.strerror(number), "/data/file")), capsys)
