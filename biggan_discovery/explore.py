@@ -86,7 +86,8 @@ def main(argv=None):
     print(f"open {address} in a browser; Ctrl-C ends", flush=True)
     if chosen.open:
         webbrowser.open(address)
-    explorer_page.serve(page, listener, explorer_guard.names_of(chosen.host, listener.getsockname()[0]))
+    names = explorer_guard.names_of(chosen.host, listener.getsockname()[0])
+    explorer_page.serve(page, listener, names, explorer.stop)
 
 
 def require_gradio():

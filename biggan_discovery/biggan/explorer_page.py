@@ -334,10 +334,11 @@ def _sliders(explorer, setting):
 # Serving
 
 
-def serve(page, listener, names=None):
+def serve(page, listener, names, stop):
     """Answer at a bound socket until SIGINT or SIGTERM, which then take their usual course.
 
     names   what the server may be called in requests, as for `Guard`
+    stop    called then: ends what takes long
     """
     theme = gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=_FONTS, font_mono=_MONOSPACED)
     theme.set(body_text_color_subdued="*neutral_500")  # the default is too pale to read
@@ -354,7 +355,9 @@ def serve(page, listener, names=None):
         show_error=True,
         enable_monitoring=False,
     )
-    _Server(uvicorn.Config(Guard(app, names), log_level="warning", timeout_graceful_shutdown=1)).run(sockets=[listener])
+    server = _Server(uvicorn.Config(Guard(app, names), log_level="warning", timeout_graceful_shutdown=1))
+    server.stop = stop
+    server.run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
@@ -362,4 +365,5 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets=None):
         logging.getLogger("uvicorn.error").disabled = True
+        self.stop()
         await super().shutdown(sockets)

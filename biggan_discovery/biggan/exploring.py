@@ -118,7 +118,7 @@ class Explorer:
     def __init__(self, G, Q, path_size, origin=None, opened=None):
         self.G, self.Q, self.path_size, self.origin = G, Q.detach().cpu(), float(path_size), origin or {}
         self.truncation_limit = truncation_limit(G)
-        self._opened, self._turn = opened, threading.Lock()
+        self._opened, self._turn, self._stopped = opened, threading.Lock(), False
 
     def start(self, seed=0, label=None, truncation=None):
         """Return the Setting to begin with: the opened file's, or that of the flags, with w = 0."""
@@ -176,6 +176,8 @@ class Explorer:
 
     def _render(self, latents, setting):
         with self._turn:
+            if self._stopped:
+                raise UserError("the explorer has ended")
             if _is_deep(self.G):
                 self.G.module.truncation = setting.truncation or 1.0
             images = images_of(self.G, latents, setting.label)
@@ -183,6 +185,12 @@ class Explorer:
             return to_uint8(images)
         except ValueError:
             raise UserError(f"{self.G.name} gives values that are not finite here; move the sliders back") from None
+
+    def stop(self):
+        """Wait for the pictures at work. From then on UserError is raised in place of others, the rest of a GIF too."""
+        self._stopped = True
+        with self._turn:
+            pass
 
     def png(self, setting):
         """Return the picture as a PNG file, bytes."""

@@ -133,6 +133,38 @@ def test_one_picture_at_a_time():
         np.testing.assert_array_equal(picture, explorer.image(Setting((0.0,) * planted.DIM_Z, seed)))
 
 
+def test_a_gif_goes_no_further_once_stopped():
+    class Counting(planted.Unconditional):
+        passes, begun, go_on = 0, threading.Event(), threading.Event()
+
+        def forward(self, z):
+            type(self).passes += len(z) == exploring.MINIBATCH
+            if len(z) == exploring.MINIBATCH:
+                self.begun.set()
+                assert self.go_on.wait(60)
+            return super().forward(z)
+
+    explorer = Explorer(FrozenGenerator(Counting(), "counting"), planted.rotation(), 3.0)
+    said = []
+
+    def export():
+        with pytest.raises(UserError, match="has ended") as caught:
+            explorer.gif(Setting((1.0,) * planted.DIM_Z))
+        said.append(caught)
+
+    exporting, stopping = threading.Thread(target=export), threading.Thread(target=explorer.stop)
+    exporting.start()
+    assert Counting.begun.wait(60)
+    stopping.start()
+    while not explorer._stopped:
+        time.sleep(0.01)
+    assert stopping.is_alive()  # it waits for the pass at work
+    Counting.go_on.set()
+    exporting.join()
+    stopping.join()
+    assert len(said) == 1 and Counting.passes == 1
+
+
 def test_the_gif_goes_from_the_sample_to_the_setting_and_back(explorer):
     setting = Setting((2.0, 0.0, -1.0, 0.0), 4, 0)
     with Image.open(io.BytesIO(explorer.gif(setting))) as gif:
