@@ -553,8 +553,8 @@ def save_html(path, panels, title="Latent traversals", positions=None, fps=15, q
     most active first); the page can sort them by value and by name. Rows are encoded as they come, one at a time, so
     neither memory nor the time until a page is found too large depends on how many there are.
 
-    panels      an ExplorerPanel, or a list of them: equal numbers of steps and of columns, any numbers of rows, any sizes
-                of images
+    panels      an ExplorerPanel, or a list of them: equal numbers of steps and of columns, any numbers of rows, any
+                sizes of images
     title       of the page
     positions   [steps], the numbers that the slider shows, such as `sweep_values(steps)` (default: the step's number)
     fps         steps a second while it plays, there and back

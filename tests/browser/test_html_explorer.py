@@ -351,7 +351,9 @@ def test_the_address_holds_the_view(explore):
     assert [step_of(again, label) for label in LABELS] == [7, CENTRE, 1]
     assert again.get_by_role("radio", name="ball").is_checked() and again.get_by_label("Sort").input_value() == "name"
     wait_for_picture(again, "z8", ONE[0, 1], 7)
-    again.evaluate("new Promise((go) => { addEventListener('hashchange', go); location.hash = '#sample=1&steps=3.4.1'; })")
+    again.evaluate(
+        "new Promise((go) => { addEventListener('hashchange', go); location.hash = '#sample=1&steps=3.4.1'; })"
+    )
     assert again.get_by_role("radio", name="cube").is_checked() and step_of(again, "z8") == 3
     again.get_by_role("button", name="Play z8").click()
     again.get_by_role("radio", name="cone").check(force=True)
