@@ -109,7 +109,7 @@ CSS = """
 #heading p { color: var(--body-text-color-subdued); font-size: 0.875rem; line-height: 1.5; overflow-wrap: anywhere; }
 #explorer { gap: 36px; align-items: flex-start; flex-wrap: nowrap; }
 #side { position: sticky; top: 20px; flex: 0 0 min(42%, 540px) !important; gap: 18px; min-width: 0 !important; }
-#picture img { display: block; width: min(100%, 100vh - 320px); min-width: min(100%, 280px);
+#picture img { display: block; width: min(100%, 100vh - 350px); min-width: min(100%, 280px);
   aspect-ratio: 1; object-fit: contain; border-radius: 12px; background: var(--background-fill-secondary);
   box-shadow: 0 0 0 1px var(--border-color-primary), 0 6px 24px rgb(0 0 0 / 12%); }
 #controls { gap: 14px; min-width: 0 !important; }
