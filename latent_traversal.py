@@ -1110,7 +1110,7 @@ function advance(row) {
 function slideByKey(row, event) {
   if (event.altKey || event.ctrlKey || event.metaKey) return;
   const beside = { ArrowUp: row.item.previousElementSibling, ArrowDown: row.item.nextElementSibling };
-  if (event.key === " ") play(row, !row.playing);
+  if (event.key === " ") event.repeat || play(row, !row.playing);
   else if (!(event.key in beside)) return;
   else if (beside[event.key]) {
     beside[event.key].querySelector("input").focus({ preventScroll: true });
@@ -1120,6 +1120,7 @@ function slideByKey(row, event) {
 }
 
 function drag(row, press) {
+  if (press.button !== 0) return;
   const { left, width } = press.target.getBoundingClientRect();
   const follow = (event) => {
     const share = Math.min(Math.max((event.clientX - left) / width, 0), 1);

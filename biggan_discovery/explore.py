@@ -30,6 +30,7 @@ EXAMPLES = """
 """
 
 PATH_SIZE = 3.0
+OLDEST_GRADIO = (6, 31)  # none older was tried
 SAYS_ITSELF = ("search_space", "ndirs", "no_ortho", "seed", "fix_class", "truncation")  # a setting file does
 
 
@@ -101,8 +102,9 @@ def require_gradio():
     from importlib import metadata  # Python 3.7 has none
 
     version = metadata.version("gradio")
-    if int(version.split(".")[0]) < 6:
-        raise UserError(f"explore.py needs Gradio 6 or later, this is {version}: {install}")
+    if tuple(map(int, version.split(".")[:2])) < OLDEST_GRADIO:
+        oldest = "%d.%d" % OLDEST_GRADIO
+        raise UserError(f"explore.py needs Gradio {oldest} or later, this is {version}: {install}")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 

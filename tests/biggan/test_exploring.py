@@ -515,10 +515,10 @@ def test_gradio_missing(command, monkeypatch):
 
 
 def test_gradio_that_will_not_do_is_one_line(tmp_path):
-    """In a process of its own, with an installed Gradio 5, which Python 3.7 could not run either."""
+    """In a process of its own, with an older Gradio, which Python 3.7 could not run either."""
     (tmp_path / "gradio.py").write_text("raise SystemError")
-    (tmp_path / "gradio-5.49.1.dist-info").mkdir()
-    (tmp_path / "gradio-5.49.1.dist-info" / "METADATA").write_text("Name: gradio\nVersion: 5.49.1\n")
+    (tmp_path / "gradio-6.30.0.dist-info").mkdir()
+    (tmp_path / "gradio-6.30.0.dist-info" / "METADATA").write_text("Name: gradio\nVersion: 6.30.0\n")
     ended = subprocess.run(
         [sys.executable, command_path("explore")],
         env=dict(os.environ, PYTHONPATH=str(tmp_path)),
@@ -526,6 +526,10 @@ def test_gradio_that_will_not_do_is_one_line(tmp_path):
         text=True,
     )
     new = sys.version_info >= (3, 10)
-    message = "Gradio 6 or later, this is 5.49.1" if new else "Gradio, which needs Python 3.10 or later (this is 3.7)"
-    assert ended.stderr.startswith(f"explore.py: error: explore.py needs {message}")
+    too_old, no_python = (
+        "Gradio 6.31 or later, this is 6.30.0",
+        "Gradio, which needs Python 3.10 or later (this is 3.7)",
+    )
+    message = too_old if new else no_python
+    assert ended.stderr.startswith(f"explore.py: error: explore.py needs Gradio{message}")
     assert ended.returncode == 2 and ended.stderr.count("\n") == 1

@@ -345,7 +345,7 @@ def test_the_address_holds_the_view(explore):
     slider(page, "z2").fill("1")
     page.get_by_label("Sort").select_option("name")
     page.get_by_role("radio", name="ball").check(force=True)
-    page.wait_for_url(re.compile("#"))
+    page.wait_for_url(re.compile("sample="))
     view = page.url[page.url.index("#") :]
     again = explore("one", view=view)
     assert [step_of(again, label) for label in LABELS] == [7, CENTRE, 1]
