@@ -526,10 +526,6 @@ def test_gradio_that_will_not_do_is_one_line(tmp_path):
         text=True,
     )
     new = sys.version_info >= (3, 10)
-    too_old, no_python = (
-        "Gradio 6.31 or later, this is 6.30.0",
-        "Gradio, which needs Python 3.10 or later (this is 3.7)",
-    )
-    message = too_old if new else no_python
+    message = " 6.31 or later, this is 6.30.0" if new else ", which needs Python 3.10 or later (this is 3.7)"
     assert ended.stderr.startswith(f"explore.py: error: explore.py needs Gradio{message}")
     assert ended.returncode == 2 and ended.stderr.count("\n") == 1
