@@ -107,7 +107,9 @@ def row(action):
         meaning += ", ".join(map(code, action.choices))
     name = action.option_strings[-1] if action.option_strings else positional(action)
     if action.option_strings and action.nargs != 0:
-        value = action.metavar or {"int": "N", "float": "X"}.get(getattr(action.type, "__name__", None), "…")
+        value = action.metavar or {"int": "N", "float": "X"}.get(
+            getattr(action.type, "__name__", None), "" if action.choices else "…"
+        )
         name = " ".join(filter(None, [name, value, "..." if action.nargs == "+" else ""]))
     return [code(name), default, meaning]
 

@@ -81,6 +81,8 @@ class Explore:
             stderr=subprocess.PIPE,
             text=True,
             env=dict(os.environ, OMP_NUM_THREADS="1", **proxies),
+            # Where the tests run as a background job, SIGINT is ignored from the beginning
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self.printed = []
         for line in self.process.stdout:
