@@ -93,8 +93,8 @@ def hessian_penalty(
             unit = 1 if exact else epsilon**2
             penalties = _maxima(variances, G, z, directions, G_kwargs, batch_kwargs, reduction, unit)
         else:
-            # A maximum's gradient looks for what equals it. Without a barrier XLA (JAX 0.12) may compute both anew, with
-            # other rounding errors, and find something else
+            # A maximum's gradient looks for what equals it. Without a barrier XLA (JAX 0.12) may compute both anew,
+            # with other rounding errors, and find something else
             found = jax.lax.optimization_barrier(variances(z, directions, G_kwargs))
             penalties = [reduction(variance) for variance in found]
     if exact:
