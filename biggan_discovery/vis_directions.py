@@ -15,16 +15,7 @@ from experiment_utils import options, runs
 from experiment_utils.errors import OptionError, run_command
 from experiment_utils.options import not_negative, option, positive
 from experiment_utils.pages import PageOptions, save_page
-from latent_traversal import (
-    ExplorerPanel,
-    RowsOnDemand,
-    save_gif,
-    save_mp4,
-    save_png,
-    save_stills,
-    sweep_columns,
-    sweep_values,
-)
+from latent_traversal import ExplorerPanel, RowsOnDemand, save_gif, save_mp4, save_png, save_stills, sweep_columns
 
 EXAMPLES = """
   the directions of a run of discover.py in the bundled generator
@@ -146,8 +137,7 @@ def explore(G, sets, z, y, chosen):
     with runs.progress(total=sum(map(len, scores)), desc="rendering", unit="row", disable=None) as bar:
         panels = [panel(G, shown, values, value_name, z, y, chosen, bar) for shown, values in zip(sets, scores)]
         title = f"Directions in {G.name}" if len(sets) > 1 else f"{sets[0].name}: directions in {G.name}"
-        positions = sweep_values(chosen.html_steps, chosen.path_size)
-        save_page(path, panels, title, positions, chosen, "--n_samples, --directions_to_vis")
+        save_page(path, panels, title, chosen.path_size, chosen, "--n_samples, --directions_to_vis")
     print(path)
 
 

@@ -5,7 +5,7 @@ import dataclasses
 from experiment_utils import options
 from experiment_utils.errors import OptionError
 from experiment_utils.options import option, positive
-from latent_traversal import PageTooLargeError, save_html
+from latent_traversal import PageTooLargeError, save_html, sweep_values
 
 
 def _quality(value):
@@ -24,8 +24,12 @@ class PageOptions:
     max_mb: float = option(8.0, "megabytes that a page may have", check=positive)
 
 
-def save_page(path, panels, title, positions, chosen, fewer):
-    """Save the page with the PageOptions of `chosen`; `fewer` names the command's flags for samples and for rows."""
+def save_page(path, panels, title, extent, chosen, fewer):
+    """Save the page of sweeps from -extent to extent with the PageOptions of `chosen`.
+
+    fewer   names the command's flags for samples and for rows
+    """
+    positions = sweep_values(chosen.html_steps, extent)
     try:
         save_html(path, panels, title, positions, quality=chosen.html_quality, max_mb=chosen.max_mb)
     except PageTooLargeError as problem:

@@ -15,16 +15,7 @@ from experiment_utils import options, runs
 from experiment_utils.errors import OptionError, run_command
 from experiment_utils.options import not_negative, option, positive
 from experiment_utils.pages import PageOptions, save_page
-from latent_traversal import (
-    ExplorerPanel,
-    RowsOnDemand,
-    save_gif,
-    save_mp4,
-    save_png,
-    save_stills,
-    sweep_columns,
-    sweep_values,
-)
+from latent_traversal import ExplorerPanel, RowsOnDemand, save_gif, save_mp4, save_png, save_stills, sweep_columns
 from progan.options import ModelOptions
 
 EXAMPLES = """
@@ -155,7 +146,7 @@ def explore(models, seed, chosen):
     with runs.progress(total=sum(map(len, shown)), desc="rendering", unit="row", disable=None) as bar:
         panels = [panel(model, components, seed, chosen, bar) for model, components in zip(models, shown)]
         title = "What each component of z does" + (f" in {models[0].name}" if len(models) == 1 else "")
-        save_page(path, panels, title, sweep_values(chosen.html_steps, chosen.extent), chosen, "--samples, --html_rows")
+        save_page(path, panels, title, chosen.extent, chosen, "--samples, --html_rows")
     print(path)
 
 

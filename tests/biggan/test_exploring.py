@@ -440,7 +440,7 @@ def test_the_code_of_a_generator_runs_only_when_the_user_says_so(command, tmp_pa
 
 def test_without_flags_it_takes_the_directions_beside_the_generator(command):
     explorer, setting = opened(command)
-    A = torch.load(os.path.join(weights.BUNDLED_DIR, "clevr_simple_32-seed0.pt"))
+    A = torch.load(os.path.join(weights.BUNDLED_DIR, "clevr_simple_32-seed0.pt"), weights_only=True)
     Q = directions.rows(A, directions.search_space("all", 12))
     assert torch.equal(explorer.Q, Q) and setting == Setting((0.0,) * 12, 0, 0, None)
     explorer, setting = opened(command, "--G_path", SHIPPED)
