@@ -125,6 +125,15 @@ def to_uint8(images):
     return np.clip(images * 127.5 + 128, 0, 255).astype(np.uint8)
 
 
+def activeness(strips):
+    """Return float64 [rows]: how much each row changes the images (Peebles et al. 2020, Sec. 4).
+
+    The variance over the steps with ddof = 1, images counted in [-1, 1], averaged over pixels, channels and columns.
+    The number of the paper takes three steps: -extent, 0, extent.
+    """
+    return np.array([np.var(row / 127.5, axis=1, ddof=1).mean() for row in _checked_strips(strips)])
+
+
 def sweep_columns(strips, sample=0, n=9):
     """Spread one sample's sweep over the columns: strips [rows, n, 1, H, W, C], n evenly spaced steps with both ends.
 

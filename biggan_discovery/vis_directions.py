@@ -8,7 +8,6 @@ import collections
 import dataclasses
 import functools
 import os
-import re
 
 from biggan import directions, weights
 from experiment_utils import options, runs
@@ -83,7 +82,7 @@ def load(path, G, chosen):
     """Return the Directions of a file (or random, coord), those that are to be shown."""
     A, space = directions.from_options(dataclasses.replace(chosen, load_A=path), G.dim_z, chosen.seed)
     Q = directions.rows(A, space, not chosen.no_ortho)
-    return Directions(name_of(path), Q, pick(chosen.directions_to_vis, len(Q)))
+    return Directions(directions.name_of(path), Q, pick(chosen.directions_to_vis, len(Q)))
 
 
 def pick(wanted, count):
@@ -186,13 +185,6 @@ def class_labels(G, y, chosen):
     if y is None or chosen.fix_class is not None:
         return None
     return [f"class {int(c)}" if G.class_names is None else G.class_name(int(c)) for c in y]
-
-
-def name_of(path):
-    """What output files call a direction file: its name, and its run's where that says more."""
-    folder, name = os.path.split(os.path.abspath(path))
-    name = os.path.splitext(name)[0]
-    return f"{os.path.basename(folder)}-{name}" if re.match(r"^A_\d+$", name) else name
 
 
 def stem(sets, chosen):

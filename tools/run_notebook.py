@@ -13,6 +13,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from experiment_utils.files import atomic_write
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 NOTEBOOK = os.path.join(ROOT, "hessian_penalty_tour.ipynb")
 LONGEST = 600  # seconds that one cell may take
@@ -37,9 +39,8 @@ def execute(notebook, folder):
 
 
 def write(notebook, path):
-    partial = f"{path}.part"
-    nbformat.write(notebook, partial)
-    os.replace(partial, path)
+    with atomic_write(path) as stream:
+        stream.write((nbformat.writes(notebook) + "\n").encode())
 
 
 def main():

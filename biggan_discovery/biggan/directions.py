@@ -10,6 +10,8 @@ components. What moves z is Q [ndirs, dim_z]: the rows of A orthonormalised, wit
 
 import dataclasses
 import math
+import os
+import re
 
 import numpy as np
 import torch
@@ -167,6 +169,13 @@ def load(path, space):
     if len(still):
         raise UserError(f"{path}: direction {int(still[0])} is zero, and leads nowhere")
     return A.detach().to(torch.float32).contiguous()
+
+
+def name_of(path):
+    """Return what a direction file is called in other files' names: its own name, after its run's if it is A_STEP."""
+    folder, name = os.path.split(os.path.abspath(path))
+    name = os.path.splitext(name)[0]
+    return f"{os.path.basename(folder)}-{name}" if re.match(r"^A_\d+$", name) else name
 
 
 def _width_hint(width, dim_z):

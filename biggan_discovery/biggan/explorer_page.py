@@ -14,8 +14,9 @@ import fastapi
 import gradio as gr
 import uvicorn
 
+from biggan.directions import name_of
 from biggan.explorer_guard import Guard
-from biggan.exploring import Setting, direction_name
+from biggan.exploring import Setting
 from experiment_utils.errors import UserError
 
 # Fonts that are there already: a theme's own would be fetched from Google
@@ -264,7 +265,7 @@ def _export_on_click(explorer, read, state, buttons, download, notice):
 def _heading(explorer):
     G, found = explorer.G, explorer.origin["directions"]
     where = {"coord": "the axes of z", "coords": "the axes of z", "random": "random ones"}
-    source = where.get(found["load_A"]) or direction_name(found["load_A"])
+    source = where.get(found["load_A"]) or name_of(found["load_A"])
     words = [f"{G.resolution} px", f"{G.num_classes} classes" if G.num_classes else "no classes"]
     words += [f"{G.dim_z} components of z", f"{len(explorer.Q)} directions: {source}"]
     return f"<h1>{html.escape(G.name)}</h1><p>{html.escape(' · '.join(words))}</p>"
@@ -280,7 +281,7 @@ def _picture(explorer, setting):
 
 
 def _class_name(explorer, number):
-    names = explorer.class_names()
+    names = explorer.class_names
     return f"class {number}" if names is None else names[number]
 
 
@@ -306,7 +307,7 @@ def _sample_controls(explorer, setting):
 
 
 def _class_choice(explorer, number):
-    names = explorer.class_names()
+    names = explorer.class_names
     return f"{number}" if names is None else f"{number} · {names[number]}"
 
 

@@ -117,7 +117,7 @@ class Explorer:
 
     def __init__(self, G, Q, path_size, origin=None, opened=None):
         self.G, self.Q, self.path_size, self.origin = G, Q.detach().cpu(), float(path_size), origin or {}
-        self.truncation_limit = truncation_limit(G)
+        self.truncation_limit, self.class_names = truncation_limit(G), class_names(G)
         self._opened, self._turn, self._stopped = opened, threading.Lock(), False
 
     def start(self, seed=0, label=None, truncation=None):
@@ -218,7 +218,7 @@ class Explorer:
 
     def record(self, setting):
         """Return all that the picture of a setting depends on, as a JSON value."""
-        named = setting.label is not None and self.class_names() is not None
+        named = setting.label is not None and self.class_names is not None
         return {
             "kind": KIND,
             "format_version": FORMAT_VERSION,
@@ -228,7 +228,7 @@ class Explorer:
             "path_size": self.path_size,
             "seed": setting.seed,
             "class": setting.label,
-            "class_name": self.class_names()[setting.label] if named else None,
+            "class_name": self.class_names[setting.label] if named else None,
             "truncation": setting.truncation,
             "w": list(setting.w),
             "z": self.z(setting).tolist(),
@@ -238,12 +238,10 @@ class Explorer:
         """Return a checksum of the generator's weights, whatever file they are from; None: it is no module."""
         return weights_sha256(self.G.module)
 
-    def class_names(self):
-        return class_names(self.G)
-
     def file_stem(self, setting):
         """Return what files of this setting are called, without extension."""
-        found = re.sub(r"[^\w.-]+", "_", direction_name(self.origin.get("directions", {}).get("load_A", "directions")))
+        load_A = self.origin.get("directions", {}).get("load_A", "directions")
+        found = re.sub(r"[^\w.-]+", "_", directions.name_of(load_A))
         name = found if found.startswith(self.G.name) else f"{self.G.name}-{found}"
         return name + ("" if setting.label is None else f"-class{setting.label}") + f"-sample{setting.seed}"
 
@@ -266,13 +264,6 @@ def enlarged(image):
     picture = _picture(image).convert("RGB")
     scale = -(-SHOWN // min(picture.size))
     return np.asarray(picture.resize((picture.width * scale, picture.height * scale), Image.BICUBIC))
-
-
-def direction_name(load_A):
-    """Return what directions are called after: their file, and its run where the file's own name says little."""
-    folder, name = os.path.split(os.path.abspath(load_A))
-    name = os.path.splitext(name)[0]
-    return f"{os.path.basename(folder)}-{name}" if re.match(r"^A_\d+$", name) else name
 
 
 def weights_sha256(module):

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from latent_traversal import grid_frames, path_strips, sweep_values, there_and_back
+from latent_traversal import activeness, grid_frames, path_strips, sweep_values, there_and_back
 
 
 def direction_paths(Q, z, path_size, steps, eased=True):
@@ -44,15 +44,14 @@ def images_of(G, latents, label):
 
 
 def direction_activeness(G, Q, z, y=None, path_size=5.0, minibatch=80):
-    """Return float64 [ndirs]: the variance of the images over the ends and the centre of the path (-, 0, +path_size).
+    """Return float64 [ndirs]: the activeness of each direction, over the ends and the centre of its path.
 
-    It has ddof = 1, images count in [-1, 1], and it is averaged over pixels, channels and samples: activeness, as it is
-    measured of a ProGAN's components (Peebles et al. 2020, Sec. 4). Arguments as for `direction_strips`.
+    As it is measured of a ProGAN's components (Peebles et al. 2020, Sec. 4). Arguments as for `direction_strips`.
     """
     scores = []
     for q in Q:  # one at a time: memory for 3 images a sample, however many directions there are
         strips = direction_strips(G, q[None], z, y, path_size, 3, minibatch, eased=False)
-        scores.append(np.var(strips[0] / 127.5, axis=1, ddof=1).mean())
+        scores.append(activeness(strips)[0])
     return np.array(scores)
 
 

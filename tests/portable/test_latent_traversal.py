@@ -21,6 +21,7 @@ from latent_traversal import (
     ExplorerPanel,
     PageTooLargeError,
     RowsOnDemand,
+    activeness,
     grid_frames,
     path_strips,
     save_gif,
@@ -628,3 +629,12 @@ def test_pages_that_cannot_be(tmp_path, panels, options, words):
         save_html(tmp_path / "page.html", panels, **options)
     assert re.search(words, str(caught.value)) and "\n" not in str(caught.value)
     assert os.listdir(str(tmp_path)) == []
+
+
+def test_activeness_is_the_variance_along_the_sweep():
+    random = np.random.RandomState(0)
+    strips = random.randint(0, 256, [2, 3, 5, 4, 4, 1]).astype(np.uint8)
+    strips[1] = strips[1, :, :1]  # a row that does nothing
+    pixels = strips[0] / 127.5 - 1
+    squares = (pixels - pixels.mean(1, keepdims=True)) ** 2
+    assert activeness(strips).tolist() == pytest.approx([(squares.sum(1) / 4).mean(), 0])
