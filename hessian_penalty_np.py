@@ -16,10 +16,14 @@ estimated from k draws of v, each sample with its own, by the unbiased variance 
 
 The rounding error grows as 1/ε⁴, and on piecewise linear (ReLU) networks the value itself changes with ε: keep one ε
 when comparing. The published TensorFlow code used the biased variance: multiply a weight λ tuned with it by (k − 1)/k
-(at k = 2, λ = 0.1 becomes 0.05).
+(at k = 2, λ = 0.1 becomes 0.05). The first time a call meets a G, it runs G twice more, on two samples, and warns where
+the outputs differ. Half precision inside G is not noticed here, as it is in the other frameworks: only its outputs are
+looked at.
 """
 
 import collections
+import warnings
+import weakref
 
 import numpy as np
 
@@ -54,6 +58,7 @@ def hessian_penalty(G, z, k=2, epsilon=0.1, reduction=np.max, G_z=None, *, direc
     if np.any(np.abs(directions) != 1):
         raise ValueError(f"directions must be +1 or -1 in every entry, got {directions[np.abs(directions) != 1][0]}")
 
+    _look_once(G, z, G_kwargs)
     x = z.dtype.type(epsilon) * directions  # the perturbations εv
     passes = [_activations(G, latents, G_kwargs) for x_i in x for latents in (z + x_i, z - x_i)]
     _check_counts(passes)
@@ -95,6 +100,7 @@ def diagonalness(G, z, epsilon=0.1, k=1, return_separately=False, *, axes=None, 
     axes = _check_axes(axes, k, z)
     N, size = len(z), z[0].size
 
+    _look_once(G, z, G_kwargs)
     passes = [_activations(G, z, G_kwargs)]
     for a, b in np.moveaxis(axes, 2, 1):
         e_a, e_b = (np.eye(size, dtype=z.dtype)[axis].reshape(z.shape) for axis in (a, b))
@@ -119,6 +125,40 @@ def diagonalness(G, z, epsilon=0.1, k=1, return_separately=False, *, axes=None, 
         return [Diagonalness(ratio, standard_error(residual)) for ratio, residual in zip(ratios, residuals)]
     # The same samples serve all activations, so that their errors do not average out.
     return Diagonalness(np.mean(ratios), standard_error(np.mean(residuals, axis=0)))
+
+
+_SEEN = weakref.WeakSet()  # generators, or the code of those that are Python functions
+
+
+def _look_once(G, z, G_kwargs):
+    code = getattr(G, "__code__", G)
+    try:
+        if code not in _SEEN:
+            check_generator(G, z, **G_kwargs)
+            _SEEN.add(code)
+    except TypeError:  # a G that cannot be remembered
+        pass
+
+
+def check_generator(G, z, **G_kwargs):
+    """Warn if G gives other outputs when it is called again with the same latents. The parameters are the penalty's."""
+    state = np.random.get_state()
+    for few in (z[:2], z):
+        try:
+            first = _activations(G, few, G_kwargs)
+            cause = "it keeps state, or draws from a generator of its own; pass what changes"
+            if repr(np.random.get_state()) != repr(state):
+                cause = "it draws from NumPy's random generator; draw once, and pass the numbers"
+            second = _activations(G, few, G_kwargs)
+        except Exception:  # whatever G raises on so few samples: the penalty's own passes will tell
+            continue
+        finally:
+            np.random.set_state(state)
+        tolerances = [1000 * np.finfo(output.dtype).eps * np.max(np.abs(output)) for output in first]
+        if any(np.any(np.abs(a - b) > tolerance) for a, b, tolerance in zip(first, second, tolerances)):
+            problem = "G gives other outputs when it is called again with the same latents, which would be taken for"
+            warnings.warn(f"{problem} curvature: {cause} as a keyword argument", stacklevel=4)
+        return
 
 
 def _check_inputs(z, epsilon, G_kwargs):
@@ -156,9 +196,9 @@ def _check_axes(axes, k, z):
 
 
 def _activations(G, z, G_kwargs):
-    """G's outputs of one pass as a list of arrays."""
+    """G's outputs of one pass as a list of arrays: copies, since G may fill the same array again in the next."""
     outputs = G(z, **G_kwargs)
-    outputs = [np.asarray(output) for output in (outputs if isinstance(outputs, (list, tuple)) else [outputs])]
+    outputs = [np.array(output) for output in (outputs if isinstance(outputs, (list, tuple)) else [outputs])]
     for output in outputs:
         if output.shape[:1] != z.shape[:1]:
             raise ValueError(f"G must return the batch axis of z first: z is {z.shape}, the output is {output.shape}")

@@ -28,14 +28,21 @@ What to know
   with ε: tune λ for one ε and keep it. The published TensorFlow code used the biased variance: multiply a λ tuned
   with it by (k − 1)/k (at k = 2, λ = 0.1 becomes 0.05).
 - Precision: half precision and TF32 ruin finite differences. Inside the call autocast and TF32 are off, and z and
-  G_kwargs in half precision are cast to float32, as G's parameters must be. But backward() runs later, under your own
-  settings: autocast, if you are still within it, and cuDNN's TF32, which is on by default and can cost a smooth
-  network a fifth of the gradient. Call backward() within `with full_float32():`.
-- Randomness: every pass sees the same state of PyTorch's CPU and CUDA generators, so dropout and noise are held
-  still. Other sources (NumPy, a torch.Generator of your own) are not: pass their numbers to G as a keyword argument.
-- Batch normalisation in training mode mixes samples, and counts every pass: call eval() on such layers first.
+  G_kwargs in half precision are cast to float32, as G's parameters must be. A G that computes in half precision
+  anywhere between z and its outputs is refused. But backward() runs later, under your own settings: autocast, if you
+  are still within it, and cuDNN's TF32, which is on by default and can cost a smooth network a fifth of the gradient.
+  Call backward() within `with full_float32():`.
+- State: every pass sees the same random numbers of PyTorch's CPU and CUDA generators, and the same buffers of G's
+  modules (spectral norm's vectors, batch norm's statistics), which the call leaves as they were. The modules are found
+  behind methods, functools.partial, and what a function refers to. Other state is not held still (NumPy's random
+  numbers, a torch.Generator of your own: pass their numbers to G as a keyword argument).
+- The first look: the first time a call meets a G, it runs G twice more, without gradient, on two samples (on all
+  where that fails): half precision is refused, and outputs that differ between the two are warned of.
+- Batch normalisation in training mode mixes samples: call eval() on such layers first.
 - torch.compile and CUDA graphs record the call as one graph. What needs a look at values is then left out: random
-  numbers are not held still, `select` is not verified, and TF32 is yours to switch off, around the compiled function.
+  numbers are not held still (nor, by torch.compile, the buffers of a G that is not a module itself), `select` is not
+  verified, there is no first look (call `check_generator` beforehand), and TF32 is yours to switch off, around the
+  compiled function.
 """
 
 import collections
@@ -43,10 +50,16 @@ import contextlib
 import functools
 import itertools
 import operator
+import random
 import re
+import sys
+import types
 import warnings
+import weakref
 
 import torch
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 
@@ -77,16 +90,17 @@ def hessian_penalty(
     :param memory: "lean": compute every pass again in the backward pass, so that one at a time is held.
     :param chunk_size: (mean and sum reductions only) take so many samples at a time, and again in the backward pass.
     :param batch_kwargs: names of those G_kwargs whose first axis is the batch.
-    :param exact: (PyTorch 2.0 and later) derivatives by forward-mode differentiation instead of differences: any
-        precision does, and epsilon is ignored. Not for piecewise linear networks (ReLU, leaky ReLU): their Hessian is
-        zero almost everywhere, while the differences measure their kinks, which is what the method lives on.
-    :raises ValueError: for arguments outside these bounds, and for outputs of G without the batch axis, in half
-        precision, or changing in number from pass to pass.
+    :param exact: true second derivatives, by differentiating in reverse, instead of differences: free of the error of
+        the step, and epsilon is ignored. Not with memory or chunk_size, and not for piecewise linear networks (ReLU,
+        leaky ReLU): their Hessian is zero almost everywhere, while the differences measure their kinks.
+    :raises ValueError: for arguments outside these bounds, for outputs of G without the batch axis or changing in
+        number from pass to pass, and for half precision between z and them.
     """
-    batch = _check(z, epsilon, G_kwargs, batch_kwargs, k, directions)
+    G = _ForExact(G) if exact else G
+    G, batch = _check(G, z, epsilon, G_kwargs, batch_kwargs, k, directions)
     differences = functools.partial(*((_exact_differences, G) if exact else (_second_differences, G, epsilon)))
     unit = 1 if exact else epsilon**2
-    penalties = _penalties(differences, batch, reduction, batched, memory, chunk_size, select, unit)
+    penalties = _penalties(differences, batch, reduction, batched, memory, chunk_size, select, unit, exact)
     if exact and not _is_recorded() and not any(penalty.detach().any() for penalty in penalties):
         message = "exact=True: every penalty is exactly 0, as on piecewise linear networks; use exact=False for those"
         warnings.warn(message, stacklevel=2)
@@ -106,9 +120,9 @@ def _both_ways(z, steps):
     return [(position,) for x in steps for position in (z + x, z - x)]
 
 
-def _penalties(differences, batch, reduction, batched, memory, chunk_size, select=False, unit=1):
+def _penalties(differences, batch, reduction, batched, memory, chunk_size, select=False, unit=1, exact=False):
     """The reduced variances of each activation. For differences see `_variances`, for unit `_of_selected_samples`."""
-    passes = _check_options(reduction, batched, memory, chunk_size, select)
+    passes = _check_options(reduction, batched, memory, chunk_size, select, exact)
     variances = functools.partial(_variances, differences)
     with _float32(batch.z):
         if select:
@@ -144,7 +158,7 @@ def orojar_penalty(
     estimated as in `hessian_penalty`, from the same 2k passes. `reduction` takes the penalties of an activation, [N],
     to a scalar. They grow with the activation's number of elements. Everything else is as in `hessian_penalty`.
     """
-    batch = _check(z, epsilon, G_kwargs, batch_kwargs, k, directions)
+    G, batch = _check(G, z, epsilon, G_kwargs, batch_kwargs, k, directions)
     differences = functools.partial(_slope_differences, G, epsilon)
     penalties = _penalties(differences, batch, reduction, batched, memory, chunk_size)
     return penalties if return_separately else sum(penalties)
@@ -163,7 +177,6 @@ def _slope_differences(G, epsilon, batch, passes):
 Diagonalness = collections.namedtuple("Diagonalness", "ratio standard_error")
 
 
-@torch.no_grad()
 def diagonalness(G, z, epsilon=0.1, k=1, return_separately=False, *, axes=None, **G_kwargs):
     """How diagonal G's Hessian is, whatever its scale: mean |H_aa| / mean |H_ab|, a ≠ b, over elements and samples.
 
@@ -180,12 +193,12 @@ def diagonalness(G, z, epsilon=0.1, k=1, return_separately=False, *, axes=None, 
         method), nan for a single one.
     :raises ValueError: as `hessian_penalty`, of which the other parameters are, and for z of fewer than 2 components.
     """
-    batch = _check(z, epsilon, G_kwargs)
+    G, batch = _check(G, z, epsilon, G_kwargs)
     axes = _check_axes(axes, k, batch.z)
     e_a, e_b = (torch.nn.functional.one_hot(axis, batch.z[0].numel()).to(batch.z) for axis in axes.unbind(dim=2))
     steps = epsilon * torch.stack([2**0.5 * e_a, e_a + e_b, e_a - e_b], dim=1)
     diagonal, off_diagonal = 0, 0  # [activations, N]
-    with _float32(batch.z):
+    with torch.no_grad(), _float32(batch.z):
         outputs = _in_turn(G, [(batch.z,), *_both_ways(batch.z, steps.reshape(3 * k, *batch.z.shape))], batch)
         centre = next(outputs)
         bends = ([(p - c) + (m - c) for p, c, m in zip(plus, centre, minus)] for plus, minus in zip(outputs, outputs))
@@ -213,13 +226,15 @@ def _standard_error(residuals):
 # ----------------------------------------------------------------------------------------------------------------------
 # Options: the same differences in less time or memory, or exact
 
-_Batch = collections.namedtuple("_Batch", "z directions kwargs batch_kwargs")
+# problem: why G does not repeat itself, or None
+_Batch = collections.namedtuple("_Batch", "z directions kwargs batch_kwargs problem")
 
 
 def _rows(batch, rows):
     """Some samples of a batch. rows: int64 tensor of their numbers."""
     kwargs = dict(batch.kwargs, **{name: batch.kwargs[name].index_select(0, rows) for name in batch.batch_kwargs})
-    return _Batch(batch.z.index_select(0, rows), batch.directions.index_select(1, rows), kwargs, batch.batch_kwargs)
+    directions = None if batch.directions is None else batch.directions.index_select(1, rows)
+    return batch._replace(z=batch.z.index_select(0, rows), directions=directions, kwargs=kwargs)
 
 
 def _in_turn(function, inputs, batch, lean=False, at_once=1):
@@ -274,7 +289,8 @@ def _of_selected_samples(variances, reduction, batch, passes, unit):
             few = _all_at_once if passes is _in_turn else passes
             penalties = [reduction(v[a]) for a, v in enumerate(variances(_rows(batch, rows), few))]
             if not (_is_recorded() or _reproduce(penalties, maxima, rounding)):
-                problem = "fewer do not reproduce the maxima: G mixes samples or holds a batch (see batch_kwargs)"
+                problem = "fewer do not reproduce the maxima: "
+                problem += batch.problem or "G mixes samples or holds a batch (see batch_kwargs)"
     except Exception as error:  # whatever G raises on a batch of another size
         if _is_recorded():
             raise
@@ -333,39 +349,393 @@ def _recomputed(function, z, *others):
         with _float32(z):
             return function(z, *others)
 
-    return checkpoint(precisely, z, *others, use_reentrant=False, preserve_rng_state=not _is_recorded())
+    try:
+        return checkpoint(precisely, z, *others, use_reentrant=False, preserve_rng_state=not _is_recorded())
+    except RuntimeError as error:
+        if "saved tensor hooks" not in str(error):
+            raise
+        problem = 'memory="lean" and chunk_size do not work under torch.func: use select=True or a smaller batch there'
+        raise ValueError(problem) from error
 
 
 def _exact_differences(G, batch, passes):
     """Yield v_iᵀHv_i − v_0ᵀHv_0 = 4 aᵀHb for i = 1 … k − 1, with a = (v_i + v_0)/2 and b = (v_i − v_0)/2."""
-    if not hasattr(torch, "func"):
-        raise ValueError(f"exact=True needs PyTorch 2.0 or later (torch.func), this is {torch.__version__}")
-    jvp = torch.func.jvp
+    is_wanted = torch.is_grad_enabled()
 
-    def mixed_product(*z_a_b, **kwargs):  # G may have keywords of these names
-        (z, a, b), run = z_a_b, functools.partial(G, **kwargs)
+    def mixed_products(z, v_i, v_0, **kwargs):
+        with torch.enable_grad():
+            z = z if z.requires_grad else z.detach().requires_grad_()
+            try:
+                slopes = _derivatives(_as_list(G(z, **kwargs)), z, (v_i - v_0) / 2)
+                products = _derivatives(slopes, z, (v_i + v_0) / 2)
+            except RuntimeError as problem:
+                missing = re.search(r"derivative for (\S+) is not implemented", str(problem))
+                if not missing:
+                    raise
+                raise ValueError(f"exact=True: G uses {missing.group(1)}, which has no second derivative") from problem
+        return [4 * product if is_wanted else 4 * product.detach() for product in products]
+
+    inputs = [(batch.z, v_i, batch.directions[0].expand_as(v_i)) for v_i in batch.directions[1:]]
+    return passes(mixed_products, inputs, batch)
+
+
+def _derivatives(outputs, z, v):
+    """The outputs' derivatives Jv along v, each of the shape of its output, by differentiating twice in reverse.
+
+    Jᵀu is linear in u, and its derivative with respect to u, times v, is Jv. Forward mode would need one pass, but
+    twice in a row it is wrong for several operations (as of PyTorch 2.14: normalisation layers, det, solve, …).
+    """
+    differentiable = [output for output in outputs if output.requires_grad]
+    us = [torch.zeros_like(output).requires_grad_() for output in differentiable]
+    derivatives = [None] * len(us)
+    if us:
+        (gradient,) = torch.autograd.grad(differentiable, z, us, create_graph=True, allow_unused=True)
+        if gradient is not None and gradient.requires_grad:
+            _check_graph(gradient.grad_fn)
+            derivatives = torch.autograd.grad(gradient, us, v, create_graph=True, allow_unused=True)
+    found = iter(derivatives)
+    found = [next(found) if output.requires_grad else None for output in outputs]
+    return [torch.zeros_like(output) if d is None else d for output, d in zip(outputs, found)]
+
+
+def _check_graph(node):
+    """Refuse what PyTorch would silently take for a constant when it differentiates again."""
+    seen, queue = set(), [node]
+    while queue:
+        node = queue.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        queue.extend(parent for parent, _ in node.next_functions)
+        name = node.name()
+        if name == "torch::autograd::Error":
+            name = "a torch.autograd.Function that is once_differentiable"
+            raise ValueError(f"exact=True: G uses {name}, which has no second derivative")
+        if name == "NativeLayerNormBackward0" or ("BatchNorm" in name and getattr(node, "_saved_training", False)):
+            problem = f"{name[:-9]} where it cannot be replaced, and PyTorch's higher derivatives of it are wrong"
+            raise ValueError(f"exact=True: G uses {problem}; call torch.nn.functional in plain Python")
+
+
+class _ForExact(torch.overrides.TorchFunctionMode):
+    """G with its normalisation written out in operations that PyTorch differentiates rightly as often as one likes.
+
+    Its own formulas take the statistics of layer_norm, instance_norm, and batch_norm in training mode for constants
+    from the third derivative on (pytorch issues 175754, 186256); and fast attention has no second derivative.
+    """
+
+    def __init__(self, G):
+        super().__init__()
+        self.G = G
+
+    def __call__(self, *args, **kwargs):
+        attention = getattr(torch.nn, "attention", None)  # PyTorch 2.3 and later
+        slow = attention.sdpa_kernel(attention.SDPBackend.MATH) if attention else contextlib.nullcontext()
+        with self, slow:
+            return self.G(*args, **kwargs)
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        return _WRITTEN_OUT.get(function, function)(*args, **(kwargs or {}))
+
+
+def _layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5, *_):
+    x = _standardized(x, tuple(range(-len(normalized_shape), 0)), eps)
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
+
+
+def _instance_norm(
+    x, running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, momentum=0.1, eps=1e-5
+):
+    if not use_input_stats:
+        return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
+    return _of_channels(_standardized(x, tuple(range(2, x.dim())), eps), weight, bias)
+
+
+def _batch_norm(x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
+    if not training:
+        return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+    return _of_channels(_standardized(x, (0, *range(2, x.dim())), eps), weight, bias)
+
+
+def _standardized(x, dims, eps):
+    centered = x - x.mean(dims, keepdim=True)
+    return centered * torch.rsqrt(centered.square().mean(dims, keepdim=True) + eps)
+
+
+def _of_channels(x, weight, bias):
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    x = x if weight is None else x * weight.view(shape)
+    return x if bias is None else x + bias.view(shape)
+
+
+_WRITTEN_OUT = {
+    F.layer_norm: _layer_norm,
+    torch.layer_norm: _layer_norm,
+    F.instance_norm: _instance_norm,
+    F.batch_norm: _batch_norm,
+}
+
+# ----------------------------------------------------------------------------------------------------------------------
+# G's state, and the first look at it
+
+_SEEN = {}  # the manner of every G met, by what tells it from others
+
+# Of a G: whether a pass moves its buffers; whether two passes return the same memory; why it does not repeat itself
+_Manner = collections.namedtuple("_Manner", "moves shares problem")
+_UNKNOWN = _Manner(True, True, None)
+
+
+def check_generator(G, z, batch_kwargs=(), **G_kwargs):
+    """Look at G now, as the penalty does when it first meets G; before a CUDA graph is recorded, or torch.compile runs.
+
+    The parameters are those of `hessian_penalty`. Warns where G gives other outputs for the same latents.
+
+    :raises ValueError: where G computes in half precision between z and its outputs.
+    """
+    _check(G, z, 1, G_kwargs, batch_kwargs)
+
+
+def _held_still(G, batch):
+    """(G as it is now in every pass, leaving its modules' buffers as they were; the batch with what is known of G)."""
+    if getattr(getattr(torch, "compiler", None), "is_compiling", bool)():
+        return _held_still_when_compiled(G), batch
+    modules, key = _find_modules(G, batch.kwargs)
+    key |= {batch.z.dtype, batch.z.device, _storage(batch.z) is None}
+    if key not in _SEEN and not _is_recorded():
+        if len(_SEEN) >= 1000:
+            _SEEN.clear()
+        _SEEN[key] = _look(G, batch, modules)
+    manner = _SEEN.get(key, _UNKNOWN)
+    in_training = any(part.training for module in modules for part in module.modules())
+    buffers = _copied_buffers(modules) if manner.moves or in_training else []
+
+    def held_still(z, **kwargs):
+        with _replaced(buffers):
+            outputs = G(z, **kwargs)
+        if not manner.shares:
+            return outputs
+        if any("Graphed" in type(getattr(output, "grad_fn", None)).__name__ for output in _as_list(outputs)):
+            problem = "G is a recorded CUDA graph, whose backward pass knows its last forward pass alone"
+            raise ValueError(f"{problem}: pass the module that it was made of, and record the penalty as a whole")
+        return _copies(outputs)
+
+    return held_still, batch._replace(problem=manner.problem)
+
+
+def _held_still_when_compiled(G):
+    """The same under torch.compile, in operations that it can trace."""
+    is_module = isinstance(G, torch.nn.Module) and any(part.training for part in G.modules())
+    buffers = list(G.buffers()) if is_module else []
+    values = [buffer.clone() for buffer in buffers]
+
+    def held_still(z, **kwargs):
+        outputs = _copies(G(z, **kwargs))
+        for buffer, value in zip(buffers, values):
+            buffer.copy_(value)
+        return outputs
+
+    return held_still
+
+
+def _copies(outputs):
+    return [output.clone() if torch.is_tensor(output) else output for output in _as_list(outputs)]
+
+
+_VALUES = (torch.Tensor, torch.dtype, str, int, float)  # which may come and go in a list without changing what G does
+
+
+def _find_modules(G, kwargs):
+    """The modules that G reaches, and what tells G from other generators, whichever object it is: (list, frozenset).
+
+    A lambda that is made anew in every step is the same G while its code and what it refers to are the same.
+    """
+    modules, marks, seen, queue = [], set(), {}, collections.deque([(G, 0), (kwargs, 0)])
+    while queue and len(seen) < 1000:
+        item, depth = queue.popleft()
+        if id(item) in seen or depth > 6:
+            continue
+        seen[id(item)], inner = item, ()
+        if isinstance(item, torch.nn.Module):
+            modules.append(item)
+            flags = [v for part in item.modules() for v in vars(part).values() if type(v) in (bool, str, torch.dtype)]
+            marks.update([weakref.ref(item), (*flags, *{parameter.dtype for parameter in item.parameters()})])
+        elif isinstance(item, functools.partial):
+            inner = [item.func, *item.args, *item.keywords.values()]
+        elif isinstance(item, types.MethodType):
+            inner = [item.__self__, item.__func__]
+        elif isinstance(item, types.FunctionType):
+            names = [name for name in item.__code__.co_names if name in item.__globals__]
+            inner = [*map(item.__globals__.get, names), *map(_content, item.__closure__ or ()), item.__dict__]
+            inner += [*(item.__defaults__ or ()), item.__kwdefaults__]
+            marks.add(item.__code__)
+        elif isinstance(item, (list, tuple, set, frozenset)):
+            inner = [one for one in itertools.islice(item, 100) if not isinstance(one, _VALUES)]
+        elif isinstance(item, dict):
+            inner = itertools.islice(item.values(), 100)
+        elif torch.is_tensor(item):
+            marks.add(item.dtype)
+        elif isinstance(item, (bool, str, torch.dtype, types.BuiltinFunctionType)):
+            marks.add(item)
+        elif not isinstance(item, (type, types.ModuleType)):
+            marks.add(type(item))
+            inner = getattr(item, "__dict__", {}).values()
+        queue.extend((one, depth + 1) for one in inner)
+    return modules, frozenset(marks)
+
+
+def _content(cell):
+    try:
+        return cell.cell_contents
+    except ValueError:  # a variable without a value as yet
+        return None
+
+
+def _copied_buffers(modules):
+    """[(module, name, a copy of the buffer)], with one copy of what is shared."""
+    copies = {}
+    owners = {part: None for module in modules for part in module.modules()}
+    found = [(part, name, buffer) for part in owners for name, buffer in part._buffers.items() if buffer is not None]
+    return [(part, name, copies.setdefault(id(b), b.detach().clone())) for part, name, b in found]
+
+
+@contextlib.contextmanager
+def _replaced(buffers):
+    """Within it the modules have copies of these buffers, which a pass may move; after it those that they had."""
+    own = [(part, name, part._buffers[name]) for part, name, _ in buffers]
+    copies = {}
+    try:
+        for part, name, value in buffers:
+            part._buffers[name] = copies.setdefault(id(value), value.clone())
+        yield
+    finally:
+        for part, name, buffer in own:
+            part._buffers[name] = buffer
+
+
+def _look(G, batch, modules):
+    """The _Manner of G, from two passes on two samples, or where that fails on all."""
+    for few in [_rows(batch, torch.arange(2, device=batch.z.device)), batch] if len(batch.z) > 2 else [batch]:
         try:
-            return jvp(lambda z: jvp(run, (z,), (b,))[1], (z,), (a,))[1]
-        except (NotImplementedError, RuntimeError) as problem:
-            missing = re.search(r"forward AD with (\S+)|autograd.Function", str(problem))
-            if not missing:
-                raise
-            operation = missing.group(1) or "a torch.autograd.Function"
-            raise ValueError(f"exact=True: G uses {operation}, which has no forward-mode derivative") from problem
+            manner, half = _compare_passes(G, few, modules)
+        except Exception:  # whatever G raises on so few samples or without gradient; the penalty's own passes will tell
+            continue
+        if half:
+            raise ValueError(f"G must compute in float32 or float64 for its differences to count, got {half}")
+        if manner.problem:
+            problem = "G gives other outputs when it is called again with the same latents, which would be taken for"
+            warnings.warn(f"{problem} curvature: {manner.problem}", stacklevel=5)  # at the caller of the penalty
+        return manner
+    return _UNKNOWN
 
-    v_0, others = batch.directions[0], batch.directions[1:]
-    inputs = [(batch.z, (v_i + v_0) / 2, (v_i - v_0) / 2) for v_i in others]
-    for products in passes(mixed_product, inputs, batch):
-        yield [4 * product for product in products]
+
+@torch.no_grad()
+def _compare_passes(G, batch, modules):
+    """(_Manner, None or where half precision comes in), from two passes of which nothing is left."""
+    state, numpy, python = _get_random_state(), sys.modules.get("numpy"), random.getstate()
+    numpy_state = numpy.random.get_state() if numpy else None
+    buffers = _copied_buffers(modules)
+    try:
+        with _float32(batch.z):
+            with _replaced(buffers), _HalfPrecision() as seen:
+                outputs = _as_list(G(seen.source(batch.z), **batch.kwargs))
+                first, half = seen.copies(outputs)
+                moves = any(not torch.equal(part._buffers[name], value) for part, name, value in buffers)
+            drawn = "NumPy's" if numpy and repr(numpy.random.get_state()) != repr(numpy_state) else None
+            drawn = "Python's" if random.getstate() != python else drawn
+            _set_random_state(state)
+            with _replaced(buffers):
+                second = _as_list(G(batch.z, **batch.kwargs))
+    finally:
+        _set_random_state(state)
+        random.setstate(python)
+        if numpy:
+            numpy.random.set_state(numpy_state)
+    problem = None
+    if len(first) != len(second) or any(map(_differ, first, second)):
+        problem = (
+            "it keeps state that is no buffer of a module, or draws from a generator of its own; pass what it draws"
+        )
+        problem = f"it draws from {drawn} random generator; draw once, and pass the numbers" if drawn else problem
+        problem += " as a keyword argument"
+    shares = not {_storage(output) for output in outputs}.isdisjoint(map(_storage, second))
+    return _Manner(moves, shares, problem), half
+
+
+def _differ(first, second):
+    """Whether two outputs differ by more than rounding and the order of sums on a GPU can explain."""
+    tolerance = 1000 * torch.finfo(first.dtype).eps * first.abs().max()
+    return first.shape != second.shape or bool(((first - second).abs() > tolerance).any())
+
+
+def _storage(tensor):
+    """The address of a tensor's memory, or None of one that has none to tell, as under torch.func."""
+    try:
+        return (tensor.untyped_storage() if hasattr(tensor, "untyped_storage") else tensor.storage()).data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return None
+
+
+class _HalfPrecision(TorchDispatchMode):
+    """Follows what depends on z through a pass, to find the operation by which half precision gets into the outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.through = {}  # memory of a tensor that depends on z: (where in half precision it came by, whether a cast)
+        self.alive = []  # so that no memory is used again
+        self.lost = None  # the last such place, for outputs whose origin could not be followed
+        self.is_source, self.last = False, None
+
+    def source(self, z):
+        """A copy of z, from which to follow."""
+        self.is_source = True
+        z = z.clone()
+        self.is_source = False
+        return z
+
+    def copies(self, outputs):
+        """(Copies of the outputs, the place where half precision got in on the way to them or None)."""
+        copies, places = [], []
+        for output in outputs:
+            copies.append(output.clone())
+            places.append(self.last)
+        return copies, next((place[0] for place in places if place), None)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        results = function(*args, **(kwargs or {}))
+        places = [
+            self.through[key]
+            for key in map(_storage, _tensors([args, *(kwargs or {}).values()]))
+            if key in self.through
+        ]
+        self.last = next(filter(None, places), None) if places else self.lost
+        if places or self.is_source:
+            outputs = _tensors([results])
+            half = next(filter(_is_half, outputs), None)
+            is_cast = any(name in str(function) for name in ("copy", "convert"))
+            if half is not None and (self.last is None or (self.last[1] and not is_cast)):
+                self.last = self.lost = (f"{half.dtype} from {str(function).split('.')[1]}", is_cast)
+            self.through.update((_storage(output), self.last) for output in outputs)
+            self.alive += outputs
+        return results
+
+
+def _tensors(nest):
+    """The tensors in nested lists and tuples."""
+    flat = [_tensors(item) if isinstance(item, (list, tuple)) else [item] for item in nest]
+    return [item for items in flat for item in items if torch.is_tensor(item)]
+
+
+def _is_half(tensor):
+    return (tensor.is_floating_point() or tensor.is_complex()) and torch.finfo(tensor.dtype).bits < 32
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Checks
 
 
-def _check(z, epsilon, G_kwargs, batch_kwargs=(), k=None, directions=None):
-    """A _Batch in float32 or float64, with k directions, drawn where none are given."""
-    if not epsilon > 0:
+def _check(G, z, epsilon, G_kwargs, batch_kwargs=(), k=None, directions=None):
+    """G held still, and a _Batch in float32 or float64, with k directions, drawn where none are given."""
+    if not (torch.is_tensor(epsilon) and _is_recorded()) and not epsilon > 0:
         raise ValueError(f"epsilon must be positive, got {epsilon}")
     if not torch.is_tensor(z) or not z.is_floating_point() or z.dim() == 0:
         found = f"{z.dtype} of shape {tuple(z.shape)}" if torch.is_tensor(z) else type(z).__name__
@@ -381,7 +751,8 @@ def _check(z, epsilon, G_kwargs, batch_kwargs=(), k=None, directions=None):
             raise ValueError(f"batch_kwargs: {name!r} must have the batch's length {len(z)} first, got shape {shape}")
     z = _at_least_float32(z)
     directions = None if k is None else _check_directions(directions, k, z)
-    return _Batch(z, directions, {name: _at_least_float32(v) for name, v in G_kwargs.items()}, batch_kwargs)
+    kwargs = {name: _at_least_float32(value) for name, value in G_kwargs.items()}
+    return _held_still(G, _Batch(z, directions, kwargs, batch_kwargs, None))
 
 
 def _check_directions(directions, k, z):
@@ -400,8 +771,10 @@ def _check_directions(directions, k, z):
     return directions
 
 
-def _check_options(reduction, batched, memory, chunk_size, select=False):
+def _check_options(reduction, batched, memory, chunk_size, select=False, exact=False):
     """How to make passes, as a function like `_in_turn`."""
+    if exact and (memory or chunk_size):
+        raise ValueError("exact=True cannot compute passes again: leave memory and chunk_size out, take fewer samples")
     name = getattr(reduction, "__name__", repr(reduction))
     if select and reduction not in (torch.max, torch.amax):
         raise ValueError(f"select=True needs the maximum reduction (torch.max), got {name}")
@@ -438,8 +811,7 @@ def _check_axes(axes, k, z):
 
 def _activations(function, kwargs, z, *others):
     """The outputs of one pass as a list of tensors."""
-    outputs = function(z, *others, **kwargs)
-    outputs = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+    outputs = _as_list(function(z, *others, **kwargs))
     for output in outputs:
         if not torch.is_tensor(output):
             raise ValueError(f"G must return a tensor, or a list or tuple of tensors, got {type(output).__name__}")
@@ -449,6 +821,10 @@ def _activations(function, kwargs, z, *others):
         if output.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"G must compute in float32 or float64 for its differences to count, got {output.dtype}")
     return outputs
+
+
+def _as_list(outputs):
+    return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
 
 
 def _at_least_float32(value):
@@ -492,7 +868,8 @@ def _float32(z):
 def full_float32():
     """Within it float32 stays float32: no autocast, no TF32 on CUDA and CPU, no default dtype of 16 bits.
 
-    The caller's settings are put back at the end, whatever happens.
+    The caller's settings are put back at the end, whatever happens. (In PyTorch 2.9 and later cuDNN's TF32, where it is
+    PyTorch's default, is then a setting of its own, which no longer follows torch.backends.fp32_precision.)
     """
     if _is_recorded():  # the settings are then those of the caller
         yield
@@ -504,16 +881,37 @@ def full_float32():
         if torch.get_default_dtype() in (torch.float16, torch.bfloat16):
             undo.callback(torch.set_default_dtype, torch.get_default_dtype())
             torch.set_default_dtype(torch.float32)
-        if hasattr(backends, "fp32_precision"):  # PyTorch 2.9 and later; mixed with these, the older switches can raise
-            # From the general to the particular: whatever does not follow has a setting of its own, to be put back.
-            names = "cudnn cuda.matmul cudnn.conv cudnn.rnn mkldnn.matmul mkldnn.conv mkldnn.rnn"
-            for owner in [backends, *operator.attrgetter(*names.split())(backends)]:
-                if owner.fp32_precision != "ieee":
-                    undo.callback(setattr, owner, "fp32_precision", owner.fp32_precision)
-                    owner.fp32_precision = "ieee"
-        else:
-            undo.callback(setattr, backends.cudnn, "allow_tf32", backends.cudnn.allow_tf32)
-            undo.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
-            backends.cudnn.allow_tf32 = False
-            torch.set_float32_matmul_precision("highest")
+        # Beside the older settings, PyTorch 2.9 and later have newer ones, in which the particular follows the general
+        # while it has no value of its own. The older ones cannot be read while the newer ones contradict them, and they
+        # write to the newer ones: so these are set last, both here and when all is put back.
+        names = "cudnn cuda.matmul cudnn.conv cudnn.rnn mkldnn.matmul mkldnn.conv mkldnn.rnn"
+        is_new = hasattr(backends, "fp32_precision")
+        newer = [backends, *operator.attrgetter(*names.split())(backends)] if is_new else []
+        for owner in reversed(newer):  # undone in the opposite order, the general first
+            undo.callback(_set_precision, owner, owner.fp32_precision)
+        matmul, cudnn = _read(torch.get_float32_matmul_precision), _read(lambda: backends.cudnn.allow_tf32)
+        for owner in newer:
+            _set_precision(owner, "ieee")
+        if matmul is None:  # contradicted: if it still is, by what it says itself
+            matmul = _read(torch.get_float32_matmul_precision) or "high"
+        if cudnn is None:
+            cudnn = _read(lambda: backends.cudnn.allow_tf32) is None
+        undo.callback(torch.set_float32_matmul_precision, matmul)
+        undo.callback(setattr, backends.cudnn, "allow_tf32", cudnn)
+        torch.set_float32_matmul_precision("highest")
+        backends.cudnn.allow_tf32 = False
+        for owner in newer:
+            _set_precision(owner, "ieee")
         yield
+
+
+def _read(setting):
+    try:
+        return setting()
+    except RuntimeError:
+        return None
+
+
+def _set_precision(owner, precision):
+    if owner.fp32_precision != precision:  # what follows another setting stays without a value of its own
+        owner.fp32_precision = precision

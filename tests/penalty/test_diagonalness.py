@@ -138,7 +138,9 @@ def steps_of(framework, z, **kwargs):
     seen = []
 
     def record():
-        framework.call(framework.module.diagonalness, lambda latents: seen.append(latents) or latents, z, **kwargs)
+        for _ in range(2):  # the first call begins with a look at G
+            seen.clear()
+            framework.call(framework.module.diagonalness, lambda latents: seen.append(latents) or latents, z, **kwargs)
         return seen
 
     return np.stack(framework.run(record)).reshape(-1, len(z), z[0].size) - z.reshape(len(z), -1)

@@ -9,7 +9,7 @@ import torch
 from ddp_worker import generator
 from torch.nn import functional
 
-from hessian_penalty_pytorch import full_float32, hessian_penalty, orojar_penalty
+from hessian_penalty_pytorch import check_generator, full_float32, hessian_penalty, orojar_penalty
 
 N, NZ = 8, 6
 OPTIONS = {
@@ -23,8 +23,6 @@ OPTIONS = {
     "batched chunks": dict(chunk_size=3, batched=True, reduction=torch.mean),
     "one chunk": dict(chunk_size=N, reduction=torch.mean),
 }
-EXACT = hasattr(torch, "func")  # PyTorch 2.0 and later
-needs_exact = pytest.mark.skipif(not EXACT, reason="exact=True is for PyTorch 2.0 and later; its refusal is tested")
 
 
 def signs(*shape, seed=0):
@@ -194,12 +192,16 @@ def dropout():
 def test_select_notices_samples_that_are_not_independent_and_differentiates_all(make, z):
     torch.manual_seed(0)
     G, directions = make(), signs(2, N, NZ)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the first look, which has tests of its own
+        check_generator(G, z)
     torch.manual_seed(1)
     expected = value_and_gradients(hessian_penalty, G, z, directions=directions)
     torch.manual_seed(1)
     with pytest.warns(UserWarning, match="^select=True: all samples were differentiated, since ") as caught:
         found = value_and_gradients(hessian_penalty, G, z, directions=directions, select=True)
-    assert len(caught) == 1 and caught[0].filename == __file__ and "\n" not in str(caught[0].message)
+    assert all(one.filename == __file__ and "\n" not in str(one.message) for one in caught)
+    assert len(caught) == 1
     if make is not noise_of_ones_own:  # its next numbers are others
         assert_same(found, expected)
 
@@ -249,6 +251,8 @@ def test_as_many_activations_as_samples_leave_nothing_to_select(z):
         return [functional.dropout(activation, 0.5) for activation in G(z, y)]
 
     condition = dict(y=CLASSES[:3], directions=directions)
+    check_generator(counting, z[:3], y=CLASSES[:3])
+    passes.clear()
     torch.manual_seed(0)
     expected = hessian_penalty(counting, z[:3], **condition)
     assert passes == [True] * 4
@@ -273,9 +277,9 @@ def test_names_of_keywords_are_gs_own(z):
             names = (name for name in ["a"])
             found = hessian_penalty(G, z, directions=signs(2, N, NZ), batch_kwargs=names, **options, **scales)
         assert found.item() == pytest.approx(value, rel=1e-9)
-    if EXACT:  # of a cubic, differences along signs are exact too, but for rounding
-        found = hessian_penalty(G, z, directions=signs(2, N, NZ), exact=True, **scales)
-        assert found.item() == pytest.approx(value, rel=1e-9)
+    # Of a cubic, differences along signs are exact too, but for rounding
+    found = hessian_penalty(G, z, directions=signs(2, N, NZ), exact=True, **scales)
+    assert found.item() == pytest.approx(value, rel=1e-9)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -337,11 +341,17 @@ def test_gradients_of_gradients_are_the_same_too(z):
 
 def test_every_pass_but_the_last_is_made_twice_in_little_memory(z):
     latents, passes = z.clone().requires_grad_(), []
-    hessian_penalty(lambda z: passes.append(len(z)) or torch.tanh(z), latents, k=3, memory="lean").backward()
+
+    def G(z):
+        passes.append(len(z))
+        return torch.tanh(z)
+
+    check_generator(G, latents)
+    passes.clear()
+    hessian_penalty(G, latents, k=3, memory="lean").backward()
     assert passes == [N] * (2 * 3 + 2 * 3 - 1)
     passes.clear()
-    chunked = dict(reduction=torch.mean, chunk_size=3)
-    hessian_penalty(lambda z: passes.append(len(z)) or torch.tanh(z), latents, **chunked).backward()
+    hessian_penalty(G, latents, reduction=torch.mean, chunk_size=3).backward()
     assert sorted(passes) == [2] * 4 + [3] * (2 * 2 * 4)
 
 
@@ -417,74 +427,9 @@ def test_batched_passes_of_a_random_network_are_made_one_by_one(z):
 
 def test_batched_is_one_call(z):
     calls = []
-    hessian_penalty(lambda z: calls.append(len(z)) or torch.tanh(z), z, k=3, batched=True)
-    assert calls == [2 * 3 * N]
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# exact
-
-
-def dense_hessian_penalties(G, z, directions):
-    """[N, …]: the unbiased variance over v of vᵀHv, from dense Hessians."""
-    hessians = torch.func.vmap(torch.func.hessian(lambda z: G(z[None])[0]))(z)
-    values = torch.einsum("kni,n...ij,knj->kn...", directions, hessians, directions)
-    return values.var(dim=0)
-
-
-@needs_exact
-@pytest.mark.parametrize("options", [{}, dict(select=True), dict(batched=True), dict(memory="lean")], ids=str)
-@pytest.mark.parametrize("k", [2, 3, 5])
-def test_exact_is_that_of_dense_hessians(k, options, z):
-    torch.manual_seed(0)
-    G = torch.nn.Sequential(torch.nn.Linear(NZ, 16), torch.nn.Tanh(), torch.nn.Linear(16, 3), torch.nn.Softplus())
-    G, directions = G.double(), signs(k, N, NZ)
-    expected = value_and_gradients(lambda G, z: dense_hessian_penalties(G, z, directions).max(), G, z)
-    found = value_and_gradients(hessian_penalty, G, z, k=k, exact=True, directions=directions, **options)
-    assert_same(found, expected, tolerance=1e-10)
-    assert found[0] == pytest.approx(hessian_penalty(G, z, k, 0.01, directions=directions).item(), rel=1e-2)
-
-
-@needs_exact
-def test_exact_with_several_activations_and_chunks(z):
-    G, plain = Network(softplus), dict(directions=signs(3, N, NZ), k=3, reduction=torch.mean, exact=True, **CONDITION)
-    expected = value_and_gradients(hessian_penalty, G, z, **plain)
-    assert_same(value_and_gradients(hessian_penalty, G, z, chunk_size=3, batch_kwargs=["y"], **plain), expected)
-    differences = hessian_penalty(G, z, **dict(plain, exact=False, epsilon=1e-3))
-    assert expected[0] == pytest.approx(differences.item(), rel=1e-3)
-
-
-@needs_exact
-def test_exact_is_zero_on_piecewise_linear_networks_and_says_so(z):
-    G = torch.nn.Sequential(torch.nn.Linear(NZ, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3)).double()
-    with pytest.warns(UserWarning, match="exact=True: every penalty is exactly 0, .* exact=False"):
-        assert hessian_penalty(G, z, exact=True) == 0
-    assert hessian_penalty(G, z) > 0
-
-
-class Doubled(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        return 2 * x
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return 2 * gradient
-
-
-@needs_exact
-@pytest.mark.parametrize(
-    "G, name", [(lambda z: torch.cdist(z[:, None], z[:, None]), "_cdist_forward"), (Doubled.apply, "Function")]
-)
-def test_exact_names_an_operation_without_forward_mode_rules(G, name, z):
-    with pytest.raises(ValueError, match=f"^exact=True: G uses .*{name}, which has no forward-mode derivative$"):
-        hessian_penalty(G, z, exact=True)
-
-
-@pytest.mark.skipif(EXACT, reason="for PyTorch before 2.0")
-def test_exact_is_refused_by_older_versions(z):
-    with pytest.raises(ValueError, match=r"^exact=True needs PyTorch 2\.0 or later \(torch\.func\), this is 1\."):
-        hessian_penalty(lambda z: z, z, exact=True)
+    for _ in range(2):
+        hessian_penalty(lambda z: calls.append(len(z)) or torch.tanh(z), z, k=3, batched=True)
+    assert calls == [2, 2, 2 * 3 * N, 2 * 3 * N]  # two samples twice in the first look
 
 
 # ----------------------------------------------------------------------------------------------------------------------

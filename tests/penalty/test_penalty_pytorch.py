@@ -10,7 +10,7 @@ import torch
 from ddp_worker import generator
 from torch.nn import functional
 
-from hessian_penalty_pytorch import full_float32, hessian_penalty
+from hessian_penalty_pytorch import check_generator, full_float32, hessian_penalty
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 
@@ -31,6 +31,8 @@ def test_dropout_and_noise_are_the_same_in_every_pass(device):
         return activation + torch.randn_like(activation)
 
     z = torch.randn(4, 6, dtype=torch.float64, device=device)
+    check_generator(G, z)
+    masks.clear()
     for k in (2, 3):
         assert hessian_penalty(G, z, k=k) < 1e-15
     assert all(torch.equal(mask, masks[0]) for mask in masks[:4])
