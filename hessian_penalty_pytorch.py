@@ -32,12 +32,12 @@ What to know
   anywhere between z and its outputs is refused. But backward() runs later, under your own settings: autocast, if you
   are still within it, and cuDNN's TF32, which is on by default and can cost a smooth network a fifth of the gradient.
   Call backward() within `with full_float32():`.
-- State: every pass sees the same random numbers of PyTorch's CPU and CUDA generators, and the same buffers of G's
-  modules (spectral norm's vectors, batch norm's statistics), which the call leaves as they were. The modules are found
-  behind methods, functools.partial, and what a function refers to. Other state is not held still (NumPy's random
-  numbers, a torch.Generator of your own: pass their numbers to G as a keyword argument).
-- The first look: the first time a call meets a G, it runs G twice more, without gradient, on two samples (on all
-  where that fails): half precision is refused, and outputs that differ between the two are warned of.
+- State: in every pass G has the same random numbers from PyTorch's CPU and CUDA generators, and its modules have the
+  buffers that they had at the call (spectral norm's vectors, batch norm's statistics); the call leaves them so. The
+  modules are found behind methods, functools.partial, and whatever a function refers to. Nothing else is held still:
+  pass NumPy's random numbers, or those of a torch.Generator of your own, to G as a keyword argument.
+- The first look: the first call with a new G runs it twice more, without gradient, on two samples (on all where that
+  fails). Half precision is then refused, and a warning says if the outputs of the two differ.
 - Batch normalisation in training mode mixes samples: call eval() on such layers first.
 - torch.compile and CUDA graphs record the call as one graph. What needs a look at values is then left out: random
   numbers are not held still (nor, by torch.compile, the buffers of a G that is not a module itself), `select` is not
@@ -96,7 +96,7 @@ def hessian_penalty(
     :raises ValueError: for arguments outside these bounds, for outputs of G without the batch axis or changing in
         number from pass to pass, and for half precision between z and them.
     """
-    G = _ForExact(G) if exact else G
+    G = _Differentiable(G) if exact else G
     G, batch = _check(G, z, epsilon, G_kwargs, batch_kwargs, k, directions)
     differences = functools.partial(*((_exact_differences, G) if exact else (_second_differences, G, epsilon)))
     unit = 1 if exact else epsilon**2
@@ -380,10 +380,10 @@ def _exact_differences(G, batch, passes):
 
 
 def _derivatives(outputs, z, v):
-    """The outputs' derivatives Jv along v, each of the shape of its output, by differentiating twice in reverse.
+    """Differentiate outputs along v: a list of Jv, each of its output's shape.
 
-    Jᵀu is linear in u, and its derivative with respect to u, times v, is Jv. Forward mode would need one pass, but
-    twice in a row it is wrong for several operations (as of PyTorch 2.14: normalisation layers, det, solve, …).
+    In reverse mode, twice: Jᵀu is linear in u, and its derivative with respect to u, times v, is Jv. Forward mode takes
+    one pass, but twice in a row it is wrong for several operations (PyTorch 2.14: normalisation layers, det, solve, …).
     """
     differentiable = [output for output in outputs if output.requires_grad]
     us = [torch.zeros_like(output).requires_grad_() for output in differentiable]
@@ -399,7 +399,7 @@ def _derivatives(outputs, z, v):
 
 
 def _check_graph(node):
-    """Refuse what PyTorch would silently take for a constant when it differentiates again."""
+    """Refuse operations in the graph of a gradient whose derivatives PyTorch would get wrong without a word."""
     seen, queue = set(), [node]
     while queue:
         node = queue.pop()
@@ -416,11 +416,11 @@ def _check_graph(node):
             raise ValueError(f"exact=True: G uses {problem}; call torch.nn.functional in plain Python")
 
 
-class _ForExact(torch.overrides.TorchFunctionMode):
-    """G with its normalisation written out in operations that PyTorch differentiates rightly as often as one likes.
+class _Differentiable(torch.overrides.TorchFunctionMode):
+    """Run G with its normalisation layers written out in sums and products, so that all derivatives are right.
 
-    Its own formulas take the statistics of layer_norm, instance_norm, and batch_norm in training mode for constants
-    from the third derivative on (pytorch issues 175754, 186256); and fast attention has no second derivative.
+    From the third derivative on, PyTorch's own formulas for layer_norm, instance_norm, and batch_norm in training mode
+    take the mean and the variance for constants (pytorch issues 175754, 186256). Fast attention has no second one.
     """
 
     def __init__(self, G):
@@ -476,54 +476,57 @@ _WRITTEN_OUT = {
 }
 
 # ----------------------------------------------------------------------------------------------------------------------
-# G's state, and the first look at it
+# The first look at a generator, and its state
 
-_SEEN = {}  # the manner of every G met, by what tells it from others
-
-# Of a G: whether a pass moves its buffers; whether two passes return the same memory; why it does not repeat itself
-_Manner = collections.namedtuple("_Manner", "moves shares problem")
-_UNKNOWN = _Manner(True, True, None)
+# What a look finds out: whether a pass changes buffers; whether two passes return the same memory; why two passes over
+# the same latents differ, or None
+_Traits = collections.namedtuple("_Traits", "changes_buffers shares_memory problem")
+_UNKNOWN = _Traits(True, True, None)
+_SEEN = {}  # the traits of each generator met, by the key of `_find_modules`
 
 
 def check_generator(G, z, batch_kwargs=(), **G_kwargs):
-    """Look at G now, as the penalty does when it first meets G; before a CUDA graph is recorded, or torch.compile runs.
+    """Look at G as the penalty does at its first call with it, for example before torch.compile or a CUDA graph.
 
-    The parameters are those of `hessian_penalty`. Warns where G gives other outputs for the same latents.
+    Warns where G gives other outputs for the same latents. The parameters are those of `hessian_penalty`.
 
     :raises ValueError: where G computes in half precision between z and its outputs.
     """
     _check(G, z, 1, G_kwargs, batch_kwargs)
 
 
-def _held_still(G, batch):
-    """(G as it is now in every pass, leaving its modules' buffers as they were; the batch with what is known of G)."""
+def _hold_still(G, batch):
+    """Return a G that has its present buffers in every pass and leaves them as they are, and a batch with its problem.
+
+    Each pass gets copies of the buffers, so that those of G, and what is saved for the backward pass, stay untouched.
+    """
     if getattr(getattr(torch, "compiler", None), "is_compiling", bool)():
-        return _held_still_when_compiled(G), batch
+        return _hold_still_compiled(G), batch
     modules, key = _find_modules(G, batch.kwargs)
     key |= {batch.z.dtype, batch.z.device, _storage(batch.z) is None}
     if key not in _SEEN and not _is_recorded():
         if len(_SEEN) >= 1000:
             _SEEN.clear()
         _SEEN[key] = _look(G, batch, modules)
-    manner = _SEEN.get(key, _UNKNOWN)
+    traits = _SEEN.get(key, _UNKNOWN)
     in_training = any(part.training for module in modules for part in module.modules())
-    buffers = _copied_buffers(modules) if manner.moves or in_training else []
+    buffers = _copy_buffers(modules) if traits.changes_buffers or in_training else []
 
     def held_still(z, **kwargs):
         with _replaced(buffers):
             outputs = G(z, **kwargs)
-        if not manner.shares:
+        if not traits.shares_memory:
             return outputs
         if any("Graphed" in type(getattr(output, "grad_fn", None)).__name__ for output in _as_list(outputs)):
             problem = "G is a recorded CUDA graph, whose backward pass knows its last forward pass alone"
             raise ValueError(f"{problem}: pass the module that it was made of, and record the penalty as a whole")
         return _copies(outputs)
 
-    return held_still, batch._replace(problem=manner.problem)
+    return held_still, batch._replace(problem=traits.problem)
 
 
-def _held_still_when_compiled(G):
-    """The same under torch.compile, in operations that it can trace."""
+def _hold_still_compiled(G):
+    """Do the same under torch.compile, in operations that it can trace."""
     is_module = isinstance(G, torch.nn.Module) and any(part.training for part in G.modules())
     buffers = list(G.buffers()) if is_module else []
     values = [buffer.clone() for buffer in buffers]
@@ -545,9 +548,10 @@ _VALUES = (torch.Tensor, torch.dtype, str, int, float)  # which may come and go 
 
 
 def _find_modules(G, kwargs):
-    """The modules that G reaches, and what tells G from other generators, whichever object it is: (list, frozenset).
+    """Find the modules that G refers to, and a key for G: (list, frozenset).
 
-    A lambda that is made anew in every step is the same G while its code and what it refers to are the same.
+    A lambda that is made anew in every step keeps its key while its code, and the kinds of things that it refers to,
+    are the same; a flag, a dtype, or another module make another.
     """
     modules, marks, seen, queue = [], set(), {}, collections.deque([(G, 0), (kwargs, 0)])
     while queue and len(seen) < 1000:
@@ -558,7 +562,8 @@ def _find_modules(G, kwargs):
         if isinstance(item, torch.nn.Module):
             modules.append(item)
             flags = [v for part in item.modules() for v in vars(part).values() if type(v) in (bool, str, torch.dtype)]
-            marks.update([weakref.ref(item), (*flags, *{parameter.dtype for parameter in item.parameters()})])
+            dtypes = frozenset(parameter.dtype for parameter in item.parameters())
+            marks.update([weakref.ref(item), hash((*flags, dtypes))])
         elif isinstance(item, functools.partial):
             inner = [item.func, *item.args, *item.keywords.values()]
         elif isinstance(item, types.MethodType):
@@ -590,8 +595,8 @@ def _content(cell):
         return None
 
 
-def _copied_buffers(modules):
-    """[(module, name, a copy of the buffer)], with one copy of what is shared."""
+def _copy_buffers(modules):
+    """Copy all buffers: [(module, name, copy)]. What is shared is copied once."""
     copies = {}
     owners = {part: None for module in modules for part in module.modules()}
     found = [(part, name, buffer) for part in owners for name, buffer in part._buffers.items() if buffer is not None]
@@ -600,7 +605,7 @@ def _copied_buffers(modules):
 
 @contextlib.contextmanager
 def _replaced(buffers):
-    """Within it the modules have copies of these buffers, which a pass may move; after it those that they had."""
+    """Give the modules copies of these buffers, which a pass may change, and their own back afterwards."""
     own = [(part, name, part._buffers[name]) for part, name, _ in buffers]
     copies = {}
     try:
@@ -613,33 +618,34 @@ def _replaced(buffers):
 
 
 def _look(G, batch, modules):
-    """The _Manner of G, from two passes on two samples, or where that fails on all."""
+    """Find out the _Traits of G by two passes on two samples, or on all samples where that fails."""
     for few in [_rows(batch, torch.arange(2, device=batch.z.device)), batch] if len(batch.z) > 2 else [batch]:
         try:
-            manner, half = _compare_passes(G, few, modules)
+            traits, half = _compare_passes(G, few, modules)
         except Exception:  # whatever G raises on so few samples or without gradient; the penalty's own passes will tell
             continue
         if half:
             raise ValueError(f"G must compute in float32 or float64 for its differences to count, got {half}")
-        if manner.problem:
+        if traits.problem:
             problem = "G gives other outputs when it is called again with the same latents, which would be taken for"
-            warnings.warn(f"{problem} curvature: {manner.problem}", stacklevel=5)  # at the caller of the penalty
-        return manner
+            warnings.warn(f"{problem} curvature: {traits.problem}", stacklevel=5)  # at the caller of the penalty
+        return traits
     return _UNKNOWN
 
 
 @torch.no_grad()
 def _compare_passes(G, batch, modules):
-    """(_Manner, None or where half precision comes in), from two passes of which nothing is left."""
+    """Return (_Traits, where half precision comes in or None) from two passes that leave nothing behind."""
     state, numpy, python = _get_random_state(), sys.modules.get("numpy"), random.getstate()
     numpy_state = numpy.random.get_state() if numpy else None
-    buffers = _copied_buffers(modules)
+    buffers = _copy_buffers(modules)
     try:
         with _float32(batch.z):
             with _replaced(buffers), _HalfPrecision() as seen:
                 outputs = _as_list(G(seen.source(batch.z), **batch.kwargs))
                 first, half = seen.copies(outputs)
-                moves = any(not torch.equal(part._buffers[name], value) for part, name, value in buffers)
+                now = [part._buffers.get(name) for part, name, _ in buffers]
+                changes_buffers = any(b is None or not torch.equal(b, value) for b, (_, _, value) in zip(now, buffers))
             drawn = "NumPy's" if numpy and repr(numpy.random.get_state()) != repr(numpy_state) else None
             drawn = "Python's" if random.getstate() != python else drawn
             _set_random_state(state)
@@ -657,18 +663,18 @@ def _compare_passes(G, batch, modules):
         )
         problem = f"it draws from {drawn} random generator; draw once, and pass the numbers" if drawn else problem
         problem += " as a keyword argument"
-    shares = not {_storage(output) for output in outputs}.isdisjoint(map(_storage, second))
-    return _Manner(moves, shares, problem), half
+    shares_memory = not {_storage(output) for output in outputs}.isdisjoint(map(_storage, second))
+    return _Traits(changes_buffers, shares_memory, problem), half
 
 
 def _differ(first, second):
-    """Whether two outputs differ by more than rounding and the order of sums on a GPU can explain."""
+    """Tell whether two outputs differ by more than rounding, and another order of sums on a GPU, can explain."""
     tolerance = 1000 * torch.finfo(first.dtype).eps * first.abs().max()
     return first.shape != second.shape or bool(((first - second).abs() > tolerance).any())
 
 
 def _storage(tensor):
-    """The address of a tensor's memory, or None of one that has none to tell, as under torch.func."""
+    """Return the address of a tensor's memory, or None where there is none, as under torch.func."""
     try:
         return (tensor.untyped_storage() if hasattr(tensor, "untyped_storage") else tensor.storage()).data_ptr()
     except (RuntimeError, NotImplementedError):
@@ -676,51 +682,48 @@ def _storage(tensor):
 
 
 class _HalfPrecision(TorchDispatchMode):
-    """Follows what depends on z through a pass, to find the operation by which half precision gets into the outputs."""
+    """Follow what depends on z through a pass, and find the operation that brings half precision into the outputs."""
 
     def __init__(self):
         super().__init__()
-        self.through = {}  # memory of a tensor that depends on z: (where in half precision it came by, whether a cast)
-        self.alive = []  # so that no memory is used again
-        self.lost = None  # the last such place, for outputs whose origin could not be followed
+        self.origins = {}  # memory of a tensor that depends on z: (half-precision operation on its way, is it a cast)
+        self.alive = []  # the tensors, so that no memory is used again
+        self.lost = None  # the latest such operation, for outputs that could not be followed
         self.is_source, self.last = False, None
 
     def source(self, z):
-        """A copy of z, from which to follow."""
+        """Return a copy of z, from which to follow."""
         self.is_source = True
         z = z.clone()
         self.is_source = False
         return z
 
     def copies(self, outputs):
-        """(Copies of the outputs, the place where half precision got in on the way to them or None)."""
-        copies, places = [], []
+        """Return copies of the outputs, and the half-precision operation on the way to them or None."""
+        copies, origins = [], []
         for output in outputs:
             copies.append(output.clone())
-            places.append(self.last)
-        return copies, next((place[0] for place in places if place), None)
+            origins.append(self.last)
+        return copies, next((origin[0] for origin in origins if origin), None)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         results = function(*args, **(kwargs or {}))
-        places = [
-            self.through[key]
-            for key in map(_storage, _tensors([args, *(kwargs or {}).values()]))
-            if key in self.through
-        ]
-        self.last = next(filter(None, places), None) if places else self.lost
-        if places or self.is_source:
+        keys = map(_storage, _tensors([args, *(kwargs or {}).values()]))
+        origins = [self.origins[key] for key in keys if key in self.origins]
+        self.last = next(filter(None, origins), None) if origins else self.lost
+        if origins or self.is_source:
             outputs = _tensors([results])
             half = next(filter(_is_half, outputs), None)
             is_cast = any(name in str(function) for name in ("copy", "convert"))
             if half is not None and (self.last is None or (self.last[1] and not is_cast)):
                 self.last = self.lost = (f"{half.dtype} from {str(function).split('.')[1]}", is_cast)
-            self.through.update((_storage(output), self.last) for output in outputs)
+            self.origins.update((_storage(output), self.last) for output in outputs)
             self.alive += outputs
         return results
 
 
 def _tensors(nest):
-    """The tensors in nested lists and tuples."""
+    """List the tensors in nested lists and tuples."""
     flat = [_tensors(item) if isinstance(item, (list, tuple)) else [item] for item in nest]
     return [item for items in flat for item in items if torch.is_tensor(item)]
 
@@ -734,7 +737,7 @@ def _is_half(tensor):
 
 
 def _check(G, z, epsilon, G_kwargs, batch_kwargs=(), k=None, directions=None):
-    """G held still, and a _Batch in float32 or float64, with k directions, drawn where none are given."""
+    """Return G held still, and a _Batch in float32 or float64, with k directions, drawn where none are given."""
     if not (torch.is_tensor(epsilon) and _is_recorded()) and not epsilon > 0:
         raise ValueError(f"epsilon must be positive, got {epsilon}")
     if not torch.is_tensor(z) or not z.is_floating_point() or z.dim() == 0:
@@ -752,7 +755,7 @@ def _check(G, z, epsilon, G_kwargs, batch_kwargs=(), k=None, directions=None):
     z = _at_least_float32(z)
     directions = None if k is None else _check_directions(directions, k, z)
     kwargs = {name: _at_least_float32(value) for name, value in G_kwargs.items()}
-    return _held_still(G, _Batch(z, directions, kwargs, batch_kwargs, None))
+    return _hold_still(G, _Batch(z, directions, kwargs, batch_kwargs, None))
 
 
 def _check_directions(directions, k, z):

@@ -7,8 +7,7 @@ rotation are the directions to find: batch 64, Adam at 0.01, path size 5, as man
 when the mean |cos| of the directions with their closest axes is 0.97. The baseline is the Hessian Penalty with k = 2
 and epsilon 0.1, in the same run and from the same start; the others are given up at twice its passes. Each pass of
 the generator over a batch counts as one, with or without gradient. Two starts: discover.py's own (Kaiming-normal),
-and A ~ N(0, 1), whose directions Adam turns √(n/2) times more slowly. In the rows "bfloat16" the generator multiplies
-its matrices in bfloat16.
+and A ~ N(0, 1), whose directions Adam turns √(n/2) times more slowly.
 
 A number in brackets was not enough: what was found when the run was given up.
 """
@@ -31,14 +30,6 @@ STARTS = {"start of discover.py": lambda n: 1.0, "start A ~ N(0, 1)": lambda n: 
 ENOUGH, LIMIT = 0.97, 100000  # mean |cos|; passes of the baseline, at most
 
 
-class InBfloat16(Separable):
-    """As Separable, its products of matrices in bfloat16: three significant digits."""
-
-    def forward(self, z):
-        with torch.autocast("cpu", torch.bfloat16):
-            return super().forward(z).float()
-
-
 def rows_of(n):
     """[(name, module, settings)] of a table, the baseline first. Settings.epsilon is the step of a diagonal over √n."""
     rows = [
@@ -48,12 +39,7 @@ def rows_of(n):
         ("diagonal, steps 1.0", Separable, {"objective": "diagonal", "epsilon": 1 / n**0.5}),
     ]
     if n == min(DIMENSIONS):
-        rows += [
-            ("orojar", Separable, {"objective": "orojar"}),
-            ("hessian_penalty, bfloat16", InBfloat16, {"objective": "hessian_penalty"}),
-            ("diagonal, bfloat16", InBfloat16, {"objective": "diagonal"}),
-            ("diagonal, bfloat16, steps 1.0", InBfloat16, {"objective": "diagonal", "epsilon": 1 / n**0.5}),
-        ]
+        rows.append(("orojar", Separable, {"objective": "orojar"}))
     return rows
 
 

@@ -62,6 +62,7 @@ def main(argv=None):
     G = weights.from_options(chosen)
     if chosen.fix_class is not None:
         G.check_class(chosen.fix_class, "--fix_class")
+    G.check_precision()
     ours, space = load_directions(chosen, G)
 
     from biggan import comparison

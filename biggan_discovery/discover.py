@@ -129,6 +129,7 @@ def load_generator(chosen):
         raise UserError(
             f"{G.name}: gives other images for the same z each time; switch its noise off, or the penalty measures it"
         )
+    G.check_precision()
     return G
 
 

@@ -23,7 +23,7 @@ from biggan.parallel import Workers
 from experiment_utils.errors import Interrupted, OptionError, SnapshotError, TrainingError, UserError
 from experiment_utils.files import load_tensors, save_tensors
 from experiment_utils.runs import progress, stop_signals
-from hessian_penalty_pytorch import full_float32, hessian_penalty, orojar_penalty
+from hessian_penalty_pytorch import check_generator, full_float32, hessian_penalty, orojar_penalty
 
 STATE_FORMAT = "direction-discovery-1"
 BATCH, PROBE = 2, 3  # what a draw is for: the last part of its seed
@@ -97,6 +97,7 @@ def along_rows(G, Q, z, w, y, epsilon, rows):
     length = epsilon * math.sqrt(len(Q))
     with full_float32():
         point, step = (z + w @ Q).detach(), length * (rows @ Q)
+        check_generator(lambda z: G(z, y), point)
         with torch.no_grad():
             centre = G(point, y)
         plus, minus = G(point + step, y), G(point - step, y)

@@ -9,6 +9,7 @@ from torch import nn
 
 from biggan.parallel import local_rank
 from experiment_utils.errors import OptionError, SnapshotError, UserError
+from hessian_penalty_pytorch import check_generator
 
 _LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 _SAME = 1e-5  # of the largest value: what two passes over the same latents may differ by (GPUs add in any order)
@@ -106,6 +107,14 @@ class FrozenGenerator:
         with self._random_state(2):
             second = self(z, y)
         return bool((first - second).abs().max() <= _SAME * first.abs().max())
+
+    def check_precision(self):
+        """Raise SnapshotError where the generator computes in half precision between z and its images."""
+        z, y = self._samples()
+        try:
+            check_generator(self, z, y=y)
+        except ValueError as problem:
+            raise SnapshotError(f"{self.name}: {problem}; switch its half precision off") from None
 
     # What z meets first: for the baselines that need no training (SeFa, GANSpace)
 

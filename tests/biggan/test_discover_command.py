@@ -132,6 +132,19 @@ def test_a_generator_whose_noise_is_on(command, monkeypatch, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+class HalfPrecision(Separable):
+    def forward(self, z):
+        return super().forward(z.bfloat16().float())
+
+
+@pytest.mark.parametrize("objective", ["hessian_penalty", "orojar", "diagonal"])
+def test_a_generator_that_computes_in_half_precision(command, monkeypatch, tmp_path, objective):
+    monkeypatch.setattr(sys.modules["separable"], "of_eight_components", lambda: HalfPrecision(8))
+    said = refusal(command(f"{SEPARABLE} --objective {objective}"))
+    assert said.startswith("separable_of_eight_components: G must compute in float32 or float64")
+    assert "torch.bfloat16" in said and not (tmp_path / "results").exists()
+
+
 def test_directions_that_cannot_be_orthonormalised(command, tmp_path):
     path = str(tmp_path / "A.pt")
     torch.save(torch.ones(2, 8), path)
@@ -179,7 +192,7 @@ def test_classes(command, classes_path, tmp_path, flags, label):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Generator, "forward", lambda self, z, y: seen.append(y.tolist()) or forward(self, z, y))
         assert command(f"--G_path {classes_path} {SMALL} --steps 6 {flags}")[0] == 0
-    drawn = {each for y in seen[3:] for each in y}  # not those of the three passes that find out about the generator
+    drawn = {each for y in seen[5:] for each in y}  # not those of the five passes that find out about the generator
     assert drawn == ({0, 1, 2} if label is None else {label})
 
 

@@ -209,6 +209,22 @@ def test_checks_leave_the_random_state_alone():
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Precision
+
+
+def test_half_precision_on_the_way_to_the_images_is_refused():
+    def in_half(z):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return images(z @ torch.eye(z.shape[1])).float()
+
+    FrozenGenerator(make(images), "mine").check_precision()
+    with pytest.raises(
+        SnapshotError, match=r"^mine: G must compute in float32 .*, got torch\.bfloat16 from b?mm; switch"
+    ):
+        FrozenGenerator(make(in_half), "mine").check_precision()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 # Devices
 
 
