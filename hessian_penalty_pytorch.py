@@ -35,7 +35,8 @@ What to know
 - State: in every pass G has the same random numbers from PyTorch's CPU and CUDA generators, and its modules have the
   buffers that they had at the call (spectral norm's vectors, batch norm's statistics); the call leaves them so. The
   modules are found behind methods, functools.partial, and whatever a function refers to. Nothing else is held still:
-  pass NumPy's random numbers, or those of a torch.Generator of your own, to G as a keyword argument.
+  pass NumPy's random numbers, or those of a torch.Generator of your own, to G as a keyword argument. Other threads must
+  not use the modules meanwhile.
 - The first look: the first call with a new G runs it twice more, without gradient, on two samples (on all where that
   fails). Half precision is then refused, and a warning says if the outputs of the two differ.
 - Batch normalisation in training mode mixes samples: call eval() on such layers first.
@@ -59,6 +60,7 @@ import weakref
 
 import torch
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
@@ -96,6 +98,8 @@ def hessian_penalty(
     :raises ValueError: for arguments outside these bounds, for outputs of G without the batch axis or changing in
         number from pass to pass, and for half precision between z and them.
     """
+    if exact and torch.is_inference_mode_enabled():
+        raise ValueError("exact=True needs derivatives: use torch.no_grad() instead of torch.inference_mode()")
     G = _Differentiable(G) if exact else G
     G, batch = _check(G, z, epsilon, G_kwargs, batch_kwargs, k, directions)
     differences = functools.partial(*((_exact_differences, G) if exact else (_second_differences, G, epsilon)))
@@ -198,7 +202,7 @@ def diagonalness(G, z, epsilon=0.1, k=1, return_separately=False, *, axes=None, 
     e_a, e_b = (torch.nn.functional.one_hot(axis, batch.z[0].numel()).to(batch.z) for axis in axes.unbind(dim=2))
     steps = epsilon * torch.stack([2**0.5 * e_a, e_a + e_b, e_a - e_b], dim=1)
     diagonal, off_diagonal = 0, 0  # [activations, N]
-    with torch.no_grad(), _float32(batch.z):
+    with _without_gradient(), _float32(batch.z):
         outputs = _in_turn(G, [(batch.z,), *_both_ways(batch.z, steps.reshape(3 * k, *batch.z.shape))], batch)
         centre = next(outputs)
         bends = ([(p - c) + (m - c) for p, c, m in zip(plus, centre, minus)] for plus, minus in zip(outputs, outputs))
@@ -304,7 +308,6 @@ def _of_selected_samples(variances, reduction, batch, passes, unit):
     return penalties
 
 
-@torch.no_grad()
 def _search(variances, batch, unit):
     """The numbers of the samples that hold the maxima, the maxima, and the size of rounding errors in their roots."""
     N, sizes = len(batch.z), []
@@ -316,7 +319,8 @@ def _search(variances, batch, unit):
         sizes.extend(output.abs().max() for output in first)
         return itertools.chain([first], outputs if N > len(first) else itertools.repeat(first, len(inputs) - 1))
 
-    of_all = variances(batch, passes)
+    with _without_gradient():
+        of_all = variances(batch, passes)
     rows = torch.stack([variance.reshape(N, -1).amax(dim=1).argmax() for variance in of_all])
     rounding = 100 * torch.finfo(batch.z.dtype).eps * torch.stack(sizes) / unit
     return rows, torch.stack([variance.max() for variance in of_all]), rounding
@@ -364,15 +368,19 @@ def _exact_differences(G, batch, passes):
 
     def mixed_products(z, v_i, v_0, **kwargs):
         with torch.enable_grad():
-            z = z if z.requires_grad else z.detach().requires_grad_()
+            z = z.view_as(z) if z.requires_grad else z.detach().requires_grad_()  # as G's argument alone
             try:
                 slopes = _derivatives(_as_list(G(z, **kwargs)), z, (v_i - v_0) / 2)
                 products = _derivatives(slopes, z, (v_i + v_0) / 2)
             except RuntimeError as problem:
                 missing = re.search(r"derivative for (\S+) is not implemented", str(problem))
-                if not missing:
+                if missing:
+                    problem = f"{missing.group(1)}, which has no second derivative"
+                elif "checkpoint" in f"{type(problem)}{problem}".lower():
+                    problem = "torch.utils.checkpoint, which it cannot differentiate; switch that off"
+                else:
                     raise
-                raise ValueError(f"exact=True: G uses {missing.group(1)}, which has no second derivative") from problem
+                raise ValueError(f"exact=True: G uses {problem}") from None
         return [4 * product if is_wanted else 4 * product.detach() for product in products]
 
     inputs = [(batch.z, v_i, batch.directions[0].expand_as(v_i)) for v_i in batch.directions[1:]]
@@ -386,7 +394,7 @@ def _derivatives(outputs, z, v):
     one pass, but twice in a row it is wrong for several operations (PyTorch 2.14: normalisation layers, det, solve, …).
     """
     differentiable = [output for output in outputs if output.requires_grad]
-    us = [torch.zeros_like(output).requires_grad_() for output in differentiable]
+    us = [torch.ones_like(output).requires_grad_() for output in differentiable]
     derivatives = [None] * len(us)
     if us:
         (gradient,) = torch.autograd.grad(differentiable, z, us, create_graph=True, allow_unused=True)
@@ -437,24 +445,24 @@ class _Differentiable(torch.overrides.TorchFunctionMode):
         return _WRITTEN_OUT.get(function, function)(*args, **(kwargs or {}))
 
 
-def _layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5, *_):
-    x = _standardized(x, tuple(range(-len(normalized_shape), 0)), eps)
+def _layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5, cudnn_enable=True):
+    x = _standardized(input, tuple(range(-len(normalized_shape), 0)), eps)
     x = x if weight is None else x * weight
     return x if bias is None else x + bias
 
 
 def _instance_norm(
-    x, running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, momentum=0.1, eps=1e-5
+    input, running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, momentum=0.1, eps=1e-5
 ):
     if not use_input_stats:
-        return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
-    return _of_channels(_standardized(x, tuple(range(2, x.dim())), eps), weight, bias)
+        return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    return _of_channels(_standardized(input, tuple(range(2, input.dim())), eps), weight, bias)
 
 
-def _batch_norm(x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
+def _batch_norm(input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
     if not training:
-        return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-    return _of_channels(_standardized(x, (0, *range(2, x.dim())), eps), weight, bias)
+        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    return _of_channels(_standardized(input, (0, *range(2, input.dim())), eps), weight, bias)
 
 
 def _standardized(x, dims, eps):
@@ -478,10 +486,10 @@ _WRITTEN_OUT = {
 # ----------------------------------------------------------------------------------------------------------------------
 # The first look at a generator, and its state
 
-# What a look finds out: whether a pass changes buffers; whether two passes return the same memory; why two passes over
-# the same latents differ, or None
-_Traits = collections.namedtuple("_Traits", "changes_buffers shares_memory problem")
-_UNKNOWN = _Traits(True, True, None)
+# What a look finds out: which modules a pass changes (weak references; None: not known, any); whether two passes return
+# the same memory; why two passes over the same latents differ, or None
+_Traits = collections.namedtuple("_Traits", "changed shares_memory problem")
+_UNKNOWN = _Traits(None, True, None)
 _SEEN = {}  # the traits of each generator met, by the key of `_find_modules`
 
 
@@ -496,28 +504,28 @@ def check_generator(G, z, batch_kwargs=(), **G_kwargs):
 
 
 def _hold_still(G, batch):
-    """Return a G that has its present buffers in every pass and leaves them as they are, and a batch with its problem.
+    """Return a G that is in its present state in every pass and stays in it, and a batch with its problem.
 
     Each pass gets copies of the buffers, so that those of G, and what is saved for the backward pass, stay untouched.
     """
     if getattr(getattr(torch, "compiler", None), "is_compiling", bool)():
         return _hold_still_compiled(G), batch
-    modules, key = _find_modules(G, batch.kwargs)
-    key |= {batch.z.dtype, batch.z.device, _storage(batch.z) is None}
+    parts, key = _find_modules(G, batch.kwargs)
+    key |= {batch.z.dtype, batch.z.device, ("wrapped", _storage(batch.z) is None)}
     if key not in _SEEN and not _is_recorded():
         if len(_SEEN) >= 1000:
             _SEEN.clear()
-        _SEEN[key] = _look(G, batch, modules)
+        _SEEN[key] = _look(G, batch, parts)
     traits = _SEEN.get(key, _UNKNOWN)
-    in_training = any(part.training for module in modules for part in module.modules())
-    buffers = _copy_buffers(modules) if traits.changes_buffers or in_training else []
+    state = _copy_state(parts if traits.changed is None else filter(None, (part() for part in traits.changed)))
 
     def held_still(z, **kwargs):
-        with _replaced(buffers):
+        with _replaced(state):
             outputs = G(z, **kwargs)
-        if not traits.shares_memory:
+        listed = _as_list(outputs)
+        if not traits.shares_memory and all(getattr(output, "requires_grad", False) for output in listed):
             return outputs
-        if any("Graphed" in type(getattr(output, "grad_fn", None)).__name__ for output in _as_list(outputs)):
+        if any("Graphed" in type(getattr(output, "grad_fn", None)).__name__ for output in listed):
             problem = "G is a recorded CUDA graph, whose backward pass knows its last forward pass alone"
             raise ValueError(f"{problem}: pass the module that it was made of, and record the penalty as a whole")
         return _copies(outputs)
@@ -527,15 +535,12 @@ def _hold_still(G, batch):
 
 def _hold_still_compiled(G):
     """Do the same under torch.compile, in operations that it can trace."""
-    is_module = isinstance(G, torch.nn.Module) and any(part.training for part in G.modules())
-    buffers = list(G.buffers()) if is_module else []
-    values = [buffer.clone() for buffer in buffers]
+    if not (isinstance(G, torch.nn.Module) and any(part.training for part in G.modules())):
+        return lambda z, **kwargs: _copies(G(z, **kwargs))
 
     def held_still(z, **kwargs):
-        outputs = _copies(G(z, **kwargs))
-        for buffer, value in zip(buffers, values):
-            buffer.copy_(value)
-        return outputs
+        buffers = {name: buffer.clone() for name, buffer in G.named_buffers()}
+        return _copies(torch.func.functional_call(G, buffers, (z,), kwargs))
 
     return held_still
 
@@ -544,48 +549,74 @@ def _copies(outputs):
     return [output.clone() if torch.is_tensor(output) else output for output in _as_list(outputs)]
 
 
-_VALUES = (torch.Tensor, torch.dtype, str, int, float)  # which may come and go in a list without changing what G does
+_VALUES = (torch.Tensor, str, int, float, complex)  # they come and go in objects without changing what G does
 
 
 def _find_modules(G, kwargs):
-    """Find the modules that G refers to, and a key for G: (list, frozenset).
+    """Find the modules that G refers to, with all their parts, and a key for G: (list, frozenset).
 
     A lambda that is made anew in every step keeps its key while its code, and the kinds of things that it refers to,
     are the same; a flag, a dtype, or another module make another.
     """
-    modules, marks, seen, queue = [], set(), {}, collections.deque([(G, 0), (kwargs, 0)])
+    queue = collections.deque((name, item, 0) for name, item in [("", G), *kwargs.items()])
+    parts, marks, seen = {}, set(), {}
     while queue and len(seen) < 1000:
-        item, depth = queue.popleft()
-        if id(item) in seen or depth > 6:
-            continue
-        seen[id(item)], inner = item, ()
-        if isinstance(item, torch.nn.Module):
-            modules.append(item)
-            flags = [v for part in item.modules() for v in vars(part).values() if type(v) in (bool, str, torch.dtype)]
-            dtypes = frozenset(parameter.dtype for parameter in item.parameters())
-            marks.update([weakref.ref(item), hash((*flags, dtypes))])
-        elif isinstance(item, functools.partial):
-            inner = [item.func, *item.args, *item.keywords.values()]
-        elif isinstance(item, types.MethodType):
-            inner = [item.__self__, item.__func__]
-        elif isinstance(item, types.FunctionType):
-            names = [name for name in item.__code__.co_names if name in item.__globals__]
-            inner = [*map(item.__globals__.get, names), *map(_content, item.__closure__ or ()), item.__dict__]
-            inner += [*(item.__defaults__ or ()), item.__kwdefaults__]
-            marks.add(item.__code__)
-        elif isinstance(item, (list, tuple, set, frozenset)):
-            inner = [one for one in itertools.islice(item, 100) if not isinstance(one, _VALUES)]
-        elif isinstance(item, dict):
-            inner = itertools.islice(item.values(), 100)
-        elif torch.is_tensor(item):
-            marks.add(item.dtype)
-        elif isinstance(item, (bool, str, torch.dtype, types.BuiltinFunctionType)):
-            marks.add(item)
-        elif not isinstance(item, (type, types.ModuleType)):
-            marks.add(type(item))
-            inner = getattr(item, "__dict__", {}).values()
-        queue.extend((one, depth + 1) for one in inner)
-    return modules, frozenset(marks)
+        name, item, depth = queue.popleft()
+        with contextlib.suppress(Exception):  # whatever an object of the user's own raises when it is looked at
+            if isinstance(item, (bool, str, torch.dtype)):
+                marks.add((name, item))
+            elif torch.is_tensor(item):
+                marks.add((name, item.dtype))
+            elif id(item) not in seen and depth <= 6:
+                seen[id(item)] = item
+                queue.extend((*reference, depth + 1) for reference in _references(item, parts, marks))
+    return list(parts), frozenset(marks)
+
+
+def _references(item, parts, marks):
+    """List what an object refers to, as (name, object); add it to the parts if it is a module, and what marks it."""
+    if type(item) in weakref.ProxyTypes:
+        return [("", item.__repr__.__self__)]
+    if isinstance(item, torch.nn.Module):
+        own = list(item.modules())
+        flags = tuple(v for part in own for v in vars(part).values() if type(v) in (bool, str, torch.dtype))
+        marks.update([weakref.ref(item), hash((flags, frozenset(parameter.dtype for parameter in item.parameters())))])
+        parts.update(dict.fromkeys(own))
+        attributes = [each for part in own for each in vars(part).items()]
+        return [(n, v) for n, v in attributes if type(v) in (list, tuple, dict) and not n.startswith("_")]
+    if isinstance(item, functools.partial):
+        return [("", item.func), *(("", each) for each in item.args), *item.keywords.items()]
+    if isinstance(item, types.MethodType):
+        return [("", item.__self__), ("", item.__func__)]
+    if isinstance(item, types.FunctionType):
+        marks.add(item.__code__)
+        names = set(_names(item.__code__))
+        found = [(name, item.__globals__[name]) for name in names & set(item.__globals__)]
+        modules = [vars(each) for _, each in found if isinstance(each, types.ModuleType)]
+        own = [each for each in modules if each["__name__"].split(".")[0] not in ("torch", "numpy")]
+        found += [(name, module[name]) for module in own for name in names & set(module)]
+        found += [("", each) for each in (*(item.__defaults__ or ()), item.__kwdefaults__, item.__dict__)]
+        return found + list(zip(item.__code__.co_freevars, map(_content, item.__closure__ or ())))
+    if isinstance(item, types.BuiltinFunctionType):
+        marks.add(item.__qualname__)
+        return [("", item.__self__)]
+    if isinstance(item, (type, types.ModuleType)):
+        return []
+    if isinstance(item, (list, tuple, set, frozenset)):
+        return [("", each) for each in itertools.islice(item, 100) if not issubclass(type(each), _VALUES)]
+    if not isinstance(item, dict):
+        marks.add(weakref.ref(type(item)))
+        item = getattr(item, "__dict__", None) or {}
+    first = itertools.islice(item.items(), 100)
+    return [(str(n), v) for n, v in first if type(v) is bool or not issubclass(type(v), _VALUES)]
+
+
+def _names(code):
+    """Yield the global names, and names of attributes, in a function's code and in the functions within it."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
 
 
 def _content(cell):
@@ -595,33 +626,75 @@ def _content(cell):
         return None
 
 
-def _copy_buffers(modules):
-    """Copy all buffers: [(module, name, copy)]. What is shared is copied once."""
-    copies = {}
-    owners = {part: None for module in modules for part in module.modules()}
-    found = [(part, name, buffer) for part in owners for name, buffer in part._buffers.items() if buffer is not None]
-    return [(part, name, copies.setdefault(id(b), b.detach().clone())) for part, name, b in found]
+def _copy_state(parts):
+    """Copy what a pass may change: [(part, its buffers or parameters, {name: copy})]. What is shared is copied once.
+
+    That is buffers, and short vectors that take no gradient, which some spectral norms have as parameters.
+    """
+    copies, state = {}, []
+    for part in parts:
+        frozen = [(n, v) for n, v in part._parameters.items() if v is not None and not v.requires_grad]
+        vectors = {n: v for n, v in frozen if v.dim() == 1 and len(v) <= 1 << 16}
+        for store, tensors in ((part._buffers, dict(part._buffers.items())), (part._parameters, vectors)):
+            tensors = {n: t for n, t in tensors.items() if t is not None and not torch.nn.parameter.is_lazy(t)}
+            state.append((part, store, {n: copies.setdefault(id(t), t.clone()) for n, t in tensors.items()}))
+    return state
 
 
 @contextlib.contextmanager
-def _replaced(buffers):
-    """Give the modules copies of these buffers, which a pass may change, and their own back afterwards."""
-    own = [(part, name, part._buffers[name]) for part, name, _ in buffers]
-    copies = {}
+def _replaced(state):
+    """Give modules copies of this state, which a pass may change, and their own back afterwards.
+
+    Yields all that they have then: [{name: tensor}].
+    """
+    own, copies = [(store, dict(store.items())) for _, store, _ in state], {}
     try:
-        for part, name, value in buffers:
-            part._buffers[name] = copies.setdefault(id(value), value.clone())
-        yield
+        for _, store, kept in state:
+            for name, value in kept.items():
+                store[name] = copies.setdefault(id(value), value.clone())
+        yield [dict(store.items()) for _, store, _ in state]
     finally:
-        for part, name, buffer in own:
-            part._buffers[name] = buffer
+        for store, before in own:
+            for name in [name for name, _ in store.items() if name not in before]:
+                del store[name]
+            for name, tensor in before.items():
+                store[name] = tensor
 
 
-def _look(G, batch, modules):
-    """Find out the _Traits of G by two passes on two samples, or on all samples where that fails."""
-    for few in [_rows(batch, torch.arange(2, device=batch.z.device)), batch] if len(batch.z) > 2 else [batch]:
+def _find_changed(state, given):
+    """Return weak references to the modules whose state a pass has written to, be it with the same values."""
+    changed = []
+    for (part, store, kept), before in zip(state, given):
+        now = dict(store.items())
+        same = now.keys() == before.keys() and all(now[name] is before[name] for name in now)
+        written = same and any(now[n]._version > 0 or not torch.equal(now[n], value) for n, value in kept.items())
+        changed += [weakref.ref(part)] if written or not same else []
+    return changed
+
+
+@contextlib.contextmanager
+def _without_gradient():
+    """torch.no_grad(), in which no parametrized weight is cached: it would have no gradient afterwards either."""
+    cache = None if _is_recorded() else parametrize._cache
+    if cache is not None:
+        parametrize._cache = {}
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        if cache is not None:
+            parametrize._cache = cache
+
+
+def _look(G, batch, parts):
+    """Find out the _Traits of G by two passes on two samples, or on all samples where that fails.
+
+    On a GPU on all at once: there an index beyond the second sample would not be an error but the end of the program.
+    """
+    few = [] if len(batch.z) <= 2 or batch.z.is_cuda else [_rows(batch, torch.arange(2, device=batch.z.device))]
+    for samples in [*few, batch]:
         try:
-            traits, half = _compare_passes(G, few, modules)
+            traits, half = _compare_passes(G, samples, parts)
         except Exception:  # whatever G raises on so few samples or without gradient; the penalty's own passes will tell
             continue
         if half:
@@ -633,38 +706,40 @@ def _look(G, batch, modules):
     return _UNKNOWN
 
 
-@torch.no_grad()
-def _compare_passes(G, batch, modules):
+def _compare_passes(G, batch, parts):
     """Return (_Traits, where half precision comes in or None) from two passes that leave nothing behind."""
-    state, numpy, python = _get_random_state(), sys.modules.get("numpy"), random.getstate()
-    numpy_state = numpy.random.get_state() if numpy else None
-    buffers = _copy_buffers(modules)
+    random_state, python, numpy = _get_random_state(), random.getstate(), sys.modules.get("numpy")
+    numpy_state = numpy.random.get_state(legacy=False) if numpy else None
+    state, attributes = _copy_state(parts), [(vars(part), dict(vars(part))) for part in parts]
+    set_stance = contextlib.nullcontext
+    if "torch._dynamo" in sys.modules:  # otherwise nothing is compiled, and its import takes seconds
+        set_stance = getattr(torch.compiler, "set_stance", set_stance)  # PyTorch 2.6 and later
     try:
-        with _float32(batch.z):
-            with _replaced(buffers), _HalfPrecision() as seen:
+        with _without_gradient(), _float32(batch.z), set_stance("force_eager"):
+            with _replaced(state) as given, _HalfPrecision() as seen:
                 outputs = _as_list(G(seen.source(batch.z), **batch.kwargs))
                 first, half = seen.copies(outputs)
-                now = [part._buffers.get(name) for part, name, _ in buffers]
-                changes_buffers = any(b is None or not torch.equal(b, value) for b, (_, _, value) in zip(now, buffers))
-            drawn = "NumPy's" if numpy and repr(numpy.random.get_state()) != repr(numpy_state) else None
-            drawn = "Python's" if random.getstate() != python else drawn
-            _set_random_state(state)
-            with _replaced(buffers):
+                changed = _find_changed(state, given)
+            drawn = "Python's" if random.getstate() != python else None
+            if numpy and repr(numpy.random.get_state(legacy=False)) != repr(numpy_state):
+                drawn = "NumPy's"
+            _set_random_state(random_state)
+            with _replaced(state):
                 second = _as_list(G(batch.z, **batch.kwargs))
     finally:
-        _set_random_state(state)
+        for now, before in attributes:
+            now.clear()
+            now.update(before)
+        _set_random_state(random_state)
         random.setstate(python)
         if numpy:
             numpy.random.set_state(numpy_state)
-    problem = None
-    if len(first) != len(second) or any(map(_differ, first, second)):
-        problem = (
-            "it keeps state that is no buffer of a module, or draws from a generator of its own; pass what it draws"
-        )
-        problem = f"it draws from {drawn} random generator; draw once, and pass the numbers" if drawn else problem
-        problem += " as a keyword argument"
+    problem = "it keeps state that is no buffer of a module it refers to, or draws from a generator of its own"
+    problem = f"it draws from {drawn} random generator" if drawn else problem
+    problem = f"{problem}; pass what changes as a keyword argument, drawn once"
+    same = len(first) == len(second) and not any(map(_differ, first, second))
     shares_memory = not {_storage(output) for output in outputs}.isdisjoint(map(_storage, second))
-    return _Traits(changes_buffers, shares_memory, problem), half
+    return _Traits(changed, shares_memory, None if same else problem), half
 
 
 def _differ(first, second):
@@ -691,6 +766,11 @@ class _HalfPrecision(TorchDispatchMode):
         self.lost = None  # the latest such operation, for outputs that could not be followed
         self.is_source, self.last = False, None
 
+    @classmethod
+    def _should_skip_dynamo(cls):
+        """Keep PyTorch from importing its compiler, which takes seconds, for fear that this would be compiled."""
+        return False
+
     def source(self, z):
         """Return a copy of z, from which to follow."""
         self.is_source = True
@@ -707,16 +787,18 @@ class _HalfPrecision(TorchDispatchMode):
         return copies, next((origin[0] for origin in origins if origin), None)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        results = function(*args, **(kwargs or {}))
+        results, name = function(*args, **(kwargs or {})), str(function).split(".")[1]
+        if name.startswith("new_") or (name.endswith("_like") and name != "empty_like"):
+            return results  # these take no more than a shape
         keys = map(_storage, _tensors([args, *(kwargs or {}).values()]))
         origins = [self.origins[key] for key in keys if key in self.origins]
         self.last = next(filter(None, origins), None) if origins else self.lost
         if origins or self.is_source:
-            outputs = _tensors([results])
-            half = next(filter(_is_half, outputs), None)
-            is_cast = any(name in str(function) for name in ("copy", "convert"))
+            outputs = [each for each in _tensors([results]) if each.is_floating_point() or each.is_complex()]
+            half = next((each for each in outputs if torch.finfo(each.dtype).bits < 32), None)
+            is_cast = "copy" in name or "convert" in name
             if half is not None and (self.last is None or (self.last[1] and not is_cast)):
-                self.last = self.lost = (f"{half.dtype} from {str(function).split('.')[1]}", is_cast)
+                self.last = self.lost = (f"{half.dtype} from {name}", is_cast)
             self.origins.update((_storage(output), self.last) for output in outputs)
             self.alive += outputs
         return results
@@ -726,10 +808,6 @@ def _tensors(nest):
     """List the tensors in nested lists and tuples."""
     flat = [_tensors(item) if isinstance(item, (list, tuple)) else [item] for item in nest]
     return [item for items in flat for item in items if torch.is_tensor(item)]
-
-
-def _is_half(tensor):
-    return (tensor.is_floating_point() or tensor.is_complex()) and torch.finfo(tensor.dtype).bits < 32
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -871,8 +949,8 @@ def _float32(z):
 def full_float32():
     """Within it float32 stays float32: no autocast, no TF32 on CUDA and CPU, no default dtype of 16 bits.
 
-    The caller's settings are put back at the end, whatever happens. (In PyTorch 2.9 and later cuDNN's TF32, where it is
-    PyTorch's default, is then a setting of its own, which no longer follows torch.backends.fp32_precision.)
+    The caller's settings are put back at the end, whatever happens. (In PyTorch 2.9 and later those of cuDNN and of
+    products of matrices may afterwards no longer follow torch.backends.fp32_precision where that is changed again.)
     """
     if _is_recorded():  # the settings are then those of the caller
         yield

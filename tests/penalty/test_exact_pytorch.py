@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from hessian_penalty_pytorch import hessian_penalty
 
@@ -229,6 +230,45 @@ def test_no_gradient_is_needed_from_outside(z):
         value = hessian_penalty(G, z, exact=True, directions=signs(2), scale=1)
     assert not value.requires_grad
     assert value.item() == hessian_penalty(G.requires_grad_(), z, exact=True, directions=signs(2), scale=1).item()
+
+
+def test_only_the_argument_counts_and_not_what_else_is_made_from_z(z):
+    """A condition that another network makes of the same latents, or that a closure holds, is held still."""
+    latents = z.clone().requires_grad_()
+    condition = torch.sin(latents)
+
+    def G(z, c):
+        return torch.tanh(z) * z.flip(1) * c
+
+    options = dict(directions=signs(2), reduction=torch.mean)
+    expected = hessian_penalty(G, z, epsilon=1e-3, c=condition.detach(), **options)
+    for value in (
+        hessian_penalty(G, latents, exact=True, c=condition, **options),
+        hessian_penalty(lambda z: G(z, torch.sin(latents)), latents, exact=True, **options),
+    ):
+        assert value.item() == pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_inference_mode_is_refused(z):
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"exact=True needs derivatives: use torch\.no_grad"):
+        hessian_penalty(torch.sin, z, exact=True)
+
+
+def test_checkpoints_within_g_are_refused(z):
+    G = Network(nn.LayerNorm(WIDTH))
+    with pytest.raises(ValueError, match=r"exact=True: G uses torch\.utils\.checkpoint, .* switch that off"):
+        hessian_penalty(lambda z: checkpoint(G, z, use_reentrant=False), z, exact=True)
+
+
+def test_layer_norm_by_keywords(z):
+    G = Network(nn.LayerNorm(WIDTH, elementwise_affine=False))
+    expected = hessian_penalty(G, z, directions=signs(2), exact=True).item()
+    for norm in (
+        lambda x: torch.layer_norm(input=x, normalized_shape=(WIDTH,), cudnn_enable=False),
+        lambda x: F.layer_norm(input=x, normalized_shape=[WIDTH], eps=1e-5),
+    ):
+        G.layer = Function(norm)
+        assert hessian_penalty(G, z, directions=signs(2), exact=True).item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_piecewise_linear_networks_have_none_and_it_says_so(z):

@@ -3,9 +3,13 @@
 import contextlib
 import copy
 import functools
+import gc
 import random
 import shutil
+import subprocess
+import sys
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -133,6 +137,15 @@ def test_select_holds_it_still_too(z):
     assert selected.item() == pytest.approx(expected.item(), rel=1e-9)
 
 
+class InAList(nn.Module):
+    def __init__(self, G):
+        super().__init__()
+        self.networks = [G]
+
+    def forward(self, z):
+        return self.networks[0](z)
+
+
 class Owner:
     """An object that is no module, holds one, and can be called."""
 
@@ -155,6 +168,8 @@ WAYS = {
     "functools.partial": lambda G: functools.partial(lambda G, z: G(z), G),
     "a list in a closure": lambda G: (lambda parts: lambda z: parts[0](z))([G]),
     "a default": lambda G: lambda z, G=G: G(z),
+    "a list of a module": lambda G: InAList(G),
+    "a function within a function": lambda G: (lambda: lambda z: (lambda: G(z))())(),
     "a wrapper": lambda G: functools.wraps(G.forward)(lambda *args: G(*args)),
 }
 
@@ -173,6 +188,7 @@ def test_modules_are_found_among_the_globals_of_a_lambda_and_the_keyword_argumen
         assert_same(value_and_gradients(GLOBAL, lambda z: GLOBAL(z), z), expected)
         G = MOVING["spectral_norm"]()
         assert_same(value_and_gradients(G, lambda z, mapping: mapping(z), z, mapping=G), expected)
+        assert_same(value_and_gradients(GLOBAL, lambda z: torch.cat([GLOBAL(part) for part in [z]]), z), expected)
 
 
 def test_recomputation_sees_the_state_of_the_forward_pass(z):
@@ -188,8 +204,9 @@ def test_recomputation_sees_the_state_of_the_forward_pass(z):
 
 
 @needs_compile
-def test_the_state_is_held_still_under_torch_compile(z):
-    G, expected = MOVING["spectral_norm"](), by_hand(MOVING["spectral_norm"](), z, signs())
+@pytest.mark.parametrize("name", ["spectral_norm", "batch_norm"])
+def test_the_state_is_held_still_under_torch_compile(name, z):
+    G, expected = MOVING[name](), by_hand(MOVING[name](), z, signs())
     state = copy.deepcopy(G.state_dict())
 
     def penalty(z):
@@ -208,6 +225,146 @@ def test_a_compiled_generator_in_training_mode(z):
     with no_warnings():
         value = hessian_penalty(torch.compile(G), z, reduction=torch.mean, directions=signs())
     assert value.item() == pytest.approx(expected[0], rel=1e-9)
+
+
+class SpectralNormOfParameters(nn.Module):
+    """As in many repositories: its vectors are parameters that take no gradient, and .data is assigned to them."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 8))
+        self.u, self.v = (nn.Parameter(torch.randn(8), requires_grad=False) for _ in range(2))
+
+    def forward(self, x):
+        weight = self.weight.detach()
+        self.v.data = F.normalize(weight.t() @ self.u, dim=0)
+        self.u.data = F.normalize(weight @ self.v, dim=0)
+        return x @ (self.weight / (self.u @ self.weight @ self.v)).t()
+
+
+def test_vectors_that_are_frozen_parameters_are_held_still_too(z):
+    G = network(SpectralNormOfParameters())
+    passes = [copy.deepcopy(G)(z + sign * EPSILON * v) for v in signs() for sign in (1, 0, -1)]
+    slopes = [(passes[i] - 2 * passes[i + 1] + passes[i + 2]) / EPSILON**2 for i in (0, 3)]
+    state = copy.deepcopy(G.state_dict())
+    with no_warnings():
+        value = hessian_penalty(G, z, epsilon=EPSILON, reduction=torch.mean, directions=signs())
+    assert value.item() == pytest.approx(torch.stack(slopes).var(dim=0).mean().item(), rel=1e-9)
+    assert all(torch.equal(state[key], value) for key, value in G.state_dict().items())
+
+
+def test_what_a_pass_does_not_change_is_not_copied(z):
+    G = nn.Sequential(nn.Linear(NZ, 8), nn.Tanh()).double().train()
+    G.register_buffer("table", torch.randn(1000, dtype=torch.float64))
+    seen = []
+    G.register_forward_pre_hook(lambda module, inputs: seen.append(module.table is table))
+    table = G.table
+    hessian_penalty(G, z)
+    assert seen == [False] * 2 + [True] * 4  # but in the first look
+
+
+def test_gradients_go_through_buffers(z):
+    """A hypernetwork makes the weight."""
+    G, theta = network(nn.BatchNorm1d(8)), torch.ones(8, dtype=torch.float64, requires_grad=True)
+    G[1].register_buffer("gain", theta * 2)
+    G[1].register_forward_hook(lambda module, inputs, output: output * module.gain)
+    hessian_penalty(G, z, reduction=torch.mean).backward()
+    assert theta.grad.norm() > 0
+
+
+class Lazy(nn.Module):
+    """Makes what it needs in its first pass: noise for each sample, a cached weight; and a buffer that was None."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.noise, self.cache = nn.Linear(NZ, 3).double(), None, None
+        self.register_buffer("bias", None)
+
+    def forward(self, z):
+        if self.noise is None:
+            self.noise = torch.linspace(0, 1, len(z), dtype=z.dtype)[:, None]
+        if self.bias is None:
+            self.bias = torch.full((len(z), 1), 0.1, dtype=z.dtype)
+        if self.cache is None:
+            self.cache = 2 * self.layer.weight
+        return torch.tanh(z @ self.cache.t() + self.noise + self.bias)
+
+
+def test_the_look_leaves_nothing_in_a_module(z):
+    """What is made for two samples, or without gradient, would be in the way of the penalty's own passes."""
+    G = Lazy()
+    check_generator(G, z)
+    assert G.noise is None and G.cache is None and G.bias is None
+    hessian_penalty(G, z).backward()
+    assert G.layer.weight.grad.norm() > 0 and G.bias is None
+
+
+@pytest.mark.parametrize("options", [{}, dict(select=True), dict(exact=True)], ids=str)
+def test_parametrized_weights_that_are_cached_keep_their_gradient(options, z):
+    G = MOVING["spectral_norm"]().eval()
+    with nn.utils.parametrize.cached():
+        hessian_penalty(G, z, **options).backward()
+    assert G[0].parametrizations.weight.original.grad.norm() > 0
+
+
+class Surprising:
+    """Has attributes of all kinds, some of which raise when they are looked at."""
+
+    def __init__(self, G):
+        self.G, self.phase, self.log = G, "warm-up", []
+        self.proxy, self.mock = weakref.proxy(G), nn.Module.__new__(nn.Module)
+
+        class Dying:
+            pass
+
+        self.dead = weakref.proxy(Dying())
+
+    def generate(self, z):
+        self.log.append(float(z.sum()))
+        self.phase = f"step {len(self.log)}"
+        return self.G(z)
+
+
+def test_whatever_an_object_holds_it_is_looked_at_once(z):
+    passes, G = [], MOVING["spectral_norm"]()
+    G.register_forward_hook(lambda *_: passes.append(1))
+    owner = Surprising(G)
+    expected = by_hand(MOVING["spectral_norm"](), z, signs())
+    for count in (6, 4, 4):
+        with no_warnings():
+            assert_same(value_and_gradients(G, owner.generate, z), expected)
+        assert len(passes) == count
+        passes.clear()
+
+
+def test_nothing_of_a_generator_is_kept_alive(z):
+    G = MOVING["batch_norm"]()
+
+    def make(G):
+        class Own:
+            def __call__(self, z):
+                return G(z)
+
+        return Own
+
+    Own = make(G)
+    references = [weakref.ref(G), weakref.ref(Own)]
+    hessian_penalty(Own(), z)
+    del G, Own
+    gc.collect()
+    assert [reference() for reference in references] == [None, None]
+
+
+def test_the_first_look_does_not_import_the_compiler():
+    """Which takes seconds, for a generator of milliseconds."""
+    program = """
+import sys, torch
+from hessian_penalty_pytorch import hessian_penalty
+before = "torch._dynamo" in sys.modules
+hessian_penalty(torch.tanh, torch.randn(4, 3))
+assert ("torch._dynamo" in sys.modules) == before
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -241,7 +398,10 @@ STARTS = "^G gives other outputs when it is called again with the same latents, 
     [
         (of_numpy, "draws from NumPy's random generator"),
         (of_python, "draws from Python's random generator"),
-        (of_a_generator, "keeps state that is no buffer of a module, or draws from a generator of its own"),
+        (
+            of_a_generator,
+            "keeps state that is no buffer of a module it refers to, or draws from a generator of its own",
+        ),
         (of_a_counter, "keeps state that is no buffer of a module"),
     ],
 )
@@ -406,6 +566,27 @@ def test_a_module_that_changes_its_ways_is_looked_at_again(z):
         hessian_penalty(G, z.float())
 
 
+def test_flags_that_change_together_are_told_apart(z):
+    def G(z, plain, half):
+        return in_half_for_a_moment(z) if half else torch.tanh(z)
+
+    hessian_penalty(G, z.float(), plain=True, half=False)
+    with pytest.raises(ValueError, match=r"got torch\.float16"):
+        hessian_penalty(G, z.float(), plain=False, half=True)
+
+
+def a_mask(z, y):
+    return torch.tanh(z) * (z > 0).half()
+
+
+def a_codebook(z, y):
+    return torch.tanh(z) * TABLE[z.argmax(dim=1)].float()
+
+
+def of_the_shape_alone(z, y):
+    return torch.tanh(z) + torch.zeros_like(z, dtype=torch.float16) + z.new_ones(1, dtype=torch.bfloat16)
+
+
 def a_table(z, y):
     return torch.tanh(z * TABLE[y].float())
 
@@ -415,7 +596,7 @@ def a_number_to_log(z, y):
     return torch.tanh(z)
 
 
-@pytest.mark.parametrize("G", [a_table, a_number_to_log])
+@pytest.mark.parametrize("G", [a_table, a_number_to_log, a_mask, a_codebook, of_the_shape_alone])
 def test_half_precision_that_is_not_on_the_way_is_none_of_ours(G, z):
     with no_warnings():
         hessian_penalty(G, z.float(), y=torch.arange(N))
@@ -447,13 +628,14 @@ def into_a_buffer(count=1):
     return G
 
 
+@pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("function", [hessian_penalty, orojar_penalty, diagonalness])
-def test_outputs_in_memory_that_is_used_again_are_copied(function, z):
+def test_outputs_in_memory_that_is_used_again_are_copied(function, count, z):
     options = dict(directions=signs())
     if function is diagonalness:
         options = dict(axes=torch.tensor([[[0, 1], [1, 2], [2, 3], [3, 4], [4, 5]]]))
     with torch.no_grad():
-        found = function(into_a_buffer(), z, **options)
+        found = function(into_a_buffer(count), z, **options)
         expected = function(lambda z: torch.tanh(z @ WEIGHT.double()), z, **options)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
 
