@@ -1,5 +1,6 @@
 # make demo    render, train, look; then discover directions: the whole of it in a few minutes
 # make test    the test suite
+# make test-portability  the tests as on other machines: other instruction sets, busy cores (an hour)
 # make docs    the documents as a site, with the API: build/docs/index.html
 # make notebook  the tour from top to bottom, keeping its outputs in the file
 # They set up what they need in .venv the first time. PYTHON=python3.12 chooses an interpreter, with a .venv of its own.
@@ -9,7 +10,7 @@ VENV := .venv$(if $(PYTHON),-$(notdir $(PYTHON)))
 SETUP := python3 tools/make_environment.py
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-legacy lint docs notebook bench setup
+.PHONY: demo test test-legacy test-portability test-portability-legacy lint docs notebook bench setup
 
 demo: setup
 	$(RUN) progan_experiments/demo.py
@@ -29,6 +30,13 @@ test: setup
 test-legacy:
 	@$(SETUP) legacy .venv-legacy $(if $(PYTHON),--python $(PYTHON))
 	@$(MAKE) --no-print-directory -j2 -Otarget -k SUITE_PYTHON=.venv-legacy/bin/python $(SUITE_TARGETS)
+
+test-portability: setup
+	@$(RUN) tools/portability.py $(SUITES) $(MODERN_SUITES)
+
+test-portability-legacy:
+	@$(SETUP) legacy .venv-legacy $(if $(PYTHON),--python $(PYTHON))
+	@.venv-legacy/bin/python tools/portability.py $(SUITES)
 
 suite-tests/browser: chromium
 .PHONY: chromium

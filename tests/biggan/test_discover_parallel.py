@@ -7,7 +7,9 @@ import sys
 
 import pytest
 import torch
-from biggan_helpers import HERE, command_path, load_command, run
+from biggan_helpers import command_path, load_command, run
+from closeness import ROUNDED, assert_close
+from patience import PATIENCE
 
 from biggan import discovery
 from biggan.biggan import Generator, GeneratorSpec
@@ -44,12 +46,12 @@ def torchrun(tmp_path_factory):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
         [*launcher, command_path("discover"), *FLAGS.split()],
-        env=dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=HERE),
+        env=dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=os.pathsep.join(sys.path)),
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     return os.path.join(folder, "results"), done.returncode, done.stdout
 
@@ -69,8 +71,8 @@ def test_two_processes_with_half_the_batch_each_are_one(torchrun, single):
     """Of a network with ReLUs: there the last bit of a gradient decides which kinks are met, and soon everything."""
     results, _, _ = torchrun
     for steps in (10, 20, 30, 40, 50):
-        assert (load(single, steps) - load(os.path.join(results, "discovery"), steps)).abs().max() <= 1e-5
-    assert (load(single, 50) - load(single, 10)).abs().max() > 0.1  # it did move
+        assert_close(load(os.path.join(results, "discovery"), steps), load(single, steps), within=ROUNDED)
+    assert (load(single, 50) - load(single, 10)).abs().max() > 0.05  # it did move
 
 
 def test_one_of_them_writes_and_speaks(torchrun):
@@ -87,4 +89,4 @@ def test_a_signal_to_one_stops_all_and_any_number_can_go_on(torchrun, single, ca
     assert status != 0 and "stopped by signal 15 after step 56; saved results/discovery/A_000056.pt" in line
     assert line.endswith("go on with: torchrun --nproc_per_node=2 discover.py --experiment_name discovery --resume")
     assert run("discover", DISCOVER, capfd, ["--results_dir", results, "--resume"])[0] == 0
-    assert (load(single, 70) - load(os.path.join(results, "discovery"), 70)).abs().max() <= 1e-5
+    assert_close(load(os.path.join(results, "discovery"), 70), load(single, 70), within=ROUNDED)

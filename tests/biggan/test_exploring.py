@@ -16,7 +16,9 @@ import pytest
 import scipy.stats
 import torch
 from biggan_helpers import command_path, load_command, refusal, run
+from closeness import ROUNDED, assert_close
 from package_models import package_model
+from patience import PATIENCE, wait_until
 from PIL import Image
 from test_biggan_deep import TINY
 from test_progan import SHIPPED
@@ -79,7 +81,7 @@ def test_the_picture_is_that_of_z_moved_along_the_directions(explorer, bundled):
     setting = Setting((0.5, 0.0, -2.0, 1.25), seed=9, label=2)
     z = exploring.draw(bundled, 9)[None]
     moved = z + sum(w * q for w, q in zip(setting.w, explorer.Q))
-    assert (explorer.moved(setting) - moved).abs().max() < 1e-6
+    assert_close(explorer.moved(setting), moved, within=ROUNDED)
     expected = expected_pixels(bundled, explorer.moved(setting), 2)
     np.testing.assert_array_equal(explorer.image(setting), expected)
     np.testing.assert_array_equal(pixels(explorer.png(setting)), expected)
@@ -141,7 +143,7 @@ def test_a_gif_goes_no_further_once_stopped():
             type(self).passes += len(z) == exploring.MINIBATCH
             if len(z) == exploring.MINIBATCH:
                 self.begun.set()
-                assert self.go_on.wait(60)
+                assert self.go_on.wait(PATIENCE)
             return super().forward(z)
 
     explorer = Explorer(FrozenGenerator(Counting(), "counting"), planted.rotation(), 3.0)
@@ -154,10 +156,9 @@ def test_a_gif_goes_no_further_once_stopped():
 
     exporting, stopping = threading.Thread(target=export), threading.Thread(target=explorer.stop)
     exporting.start()
-    assert Counting.begun.wait(60)
+    assert Counting.begun.wait(PATIENCE)
     stopping.start()
-    while not explorer._stopped:
-        time.sleep(0.01)
+    wait_until(lambda: explorer._stopped)
     assert stopping.is_alive()  # it waits for the pass at work
     Counting.go_on.set()
     exporting.join()
@@ -225,7 +226,7 @@ def test_cut_off_numbers_are_those_of_a_truncated_normal(bound):
     assert (cut.argsort() == z.argsort()).float().mean() > 0.99  # quantiles stay, but for ties in float32
     assert scipy.stats.kstest(cut.numpy(), scipy.stats.truncnorm(-bound, bound).cdf).pvalue > 0.01
     assert scipy.stats.kstest(cut.numpy(), scipy.stats.norm.cdf).pvalue < 1e-6
-    assert (exploring.cut_off(z, 8.0) - z).abs().max() < 1e-5
+    assert_close(exploring.cut_off(z, 8.0), z, within=ROUNDED)
 
 
 def test_a_truncation_moves_the_same_sample(bundled):
@@ -240,7 +241,7 @@ def test_truncation_of_a_biggan_deep():
     G = tiny_deep()
     assert exploring.truncation_limit(G) == 1
     z = exploring.draw(G, 1, 0.4)
-    assert (z - 0.4 * exploring.cut_off(exploring.draw(G, 1), 2.0)).abs().max() < 1e-6
+    assert_close(z, 0.4 * exploring.cut_off(exploring.draw(G, 1), 2.0), within=ROUNDED)
     explorer = Explorer(G, torch.eye(G.dim_z), 3.0)
     for truncation in (0.4, None, 0.8):
         picture = explorer.image(Setting((0.0,) * G.dim_z, 1, 2, truncation))

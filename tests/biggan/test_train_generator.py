@@ -11,6 +11,7 @@ import pytest
 import torch
 from biggan_helpers import command_path, load_command, refusal, run
 from labelled_data import discs, write_dataset
+from patience import PATIENCE
 
 from biggan.training import Training
 from biggan.weights import load_generator
@@ -128,7 +129,7 @@ def test_two_processes_share_the_batch(tmp_path, data_dir):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = dict(os.environ, OMP_NUM_THREADS="1")
     command = [*launcher, command_path("train_generator"), *arguments]
-    subprocess.run(command, check=True, env=environment, timeout=300, capture_output=True)
+    subprocess.run(command, check=True, env=environment, timeout=PATIENCE, capture_output=True)
     assert os.listdir(str(tmp_path)) == ["generator"]
     together, metadata = load_tensors(str(tmp_path / "generator" / "state.safetensors"))
     assert metadata["steps"] == 5

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from closeness import ROUNDED, assert_close
 
 from biggan.directions import orthonormalise
 from biggan.traversal import direction_frames, direction_paths, direction_strips, round_trip
@@ -58,17 +59,17 @@ def test_every_sample_passes_the_same_points_of_the_direction(setting):
     Q, z, _ = setting
     paths = direction_paths(Q, z, 3.0, 5, eased=False)
     along = np.einsum("dsti,di->dst", paths, Q.numpy())
-    np.testing.assert_allclose(along, np.broadcast_to(np.linspace(-3, 3, 5), along.shape), atol=1e-5)
+    assert_close(along, np.broadcast_to(np.linspace(-3, 3, 5), along.shape), within=ROUNDED)
     across = paths - along[..., None] * Q.numpy()[:, None, None]
     own = z.numpy() - (z.numpy() @ Q.numpy().T).T[..., None] * Q.numpy()[:, None]
-    np.testing.assert_allclose(across, np.broadcast_to(own[:, :, None], across.shape), atol=1e-5)
+    assert_close(across, np.broadcast_to(own[:, :, None], across.shape), within=ROUNDED)
 
 
 def test_directions_of_any_length_still_lose_the_whole_component(setting):
     """Without orthonormalisation a step of 1 is as long as the direction, and the centre is still at 0 of it."""
     Q, z, _ = setting
     paths = direction_paths(3 * Q, z, 1.0, 3, eased=False)
-    np.testing.assert_allclose(paths, direction_paths(Q, z, 3.0, 3, eased=False), atol=1e-5)
+    assert_close(paths, direction_paths(Q, z, 3.0, 3, eased=False), within=ROUNDED)
 
 
 def test_the_round_trip_goes_centre_right_centre_left_centre():

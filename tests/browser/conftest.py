@@ -7,6 +7,7 @@ import pytest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "tools"))
 import chromium
+from patience import PATIENCE
 from playwright.sync_api import sync_playwright
 
 
@@ -33,6 +34,7 @@ def open_page(browser):
     def open_page(url, width=1280, height=900, dark=False, **options):
         scheme = "dark" if dark else "light"
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, **options)
+        context.set_default_timeout(1000 * PATIENCE)
         contexts.append(context)
         page = context.new_page()
         page.requests, page.complaints = [], []

@@ -10,12 +10,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 
 import numpy as np
 import pytest
+from patience import PATIENCE, wait_until
 from PIL import Image
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -103,7 +103,7 @@ class Explore:
         """Press Ctrl-C; return (exit status, standard error)."""
         self.process.send_signal(signal.SIGINT)
         try:
-            said = self.process.communicate(timeout=20)[1]
+            said = self.process.communicate(timeout=PATIENCE)[1]
         finally:
             self.process.kill()
         return self.process.returncode, said
@@ -125,7 +125,7 @@ def running(truth, tmp_path_factory):
     server = Explore("--setting", str(path))
     yield server
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with direct.open(server.address + "/gradio_api/heartbeat/open", timeout=10):
+    with direct.open(server.address + "/gradio_api/heartbeat/open", timeout=PATIENCE):
         assert server.interrupt() == (130, "explore.py: interrupted\n")
 
 
@@ -158,15 +158,12 @@ def picture(page):
     return decode(page.get_attribute("#picture img", "src").split(",", 1)[1])
 
 
-def shows(page, expected, seconds=10):
+def shows(page, expected):
     """Wait until the page's picture is the expected one, to the bit."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if np.array_equal(picture(page), expected):
-            return
-        page.wait_for_timeout(20)
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: np.array_equal(picture(page), expected))
     difference = np.abs(picture(page).astype(int) - expected).mean()
-    raise AssertionError(f"the picture differs from the expected one by {difference:.2f} on average")
+    assert difference == 0, f"the picture differs from the expected one by {difference:.2f} on average"
 
 
 def slide(page, number, value):
@@ -272,18 +269,18 @@ def test_what_cannot_be_done_is_said_on_the_page(page, truth):
         ("5000000000", "seed 5000000000: must"),
     ):
         page.locator("#seed input").fill(seed)
-        said.get_by_text(message).wait_for(timeout=5000)
+        said.get_by_text(message).wait_for()
         shows(page, truth.picture())
     page.locator("#seed input").fill("8")
     shows(page, truth.picture(seed=8))
     page.locator("#truncation input[type=number]").fill("0")
-    said.get_by_text("truncation 0: must be between 0.01 and 3").wait_for(timeout=5000)
+    said.get_by_text("truncation 0: must be between 0.01 and 3").wait_for()
     page.locator("#truncation input[type=number]").fill("50")
     shows(page, truth.picture(seed=8, truncation=None))
     assert said.inner_text() == ""
     page.get_by_role("button", name="Reset all").click()
     page.locator("#export-gif").click()
-    said.get_by_text("nothing would move; move a slider first").wait_for(timeout=5000)
+    said.get_by_text("nothing would move; move a slider first").wait_for()
 
 
 def test_exports(page, truth, tmp_path):
@@ -360,5 +357,5 @@ def test_other_pages_of_the_browser_reach_nothing(running, open_page):
     assert answers == [403, 403]
     renamed = urllib.request.Request(running.address, headers={"Host": "stranger.example"})
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(renamed, timeout=10)
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(renamed, timeout=PATIENCE)
     assert refused.value.code == 403 and b"not to stranger.example" in refused.value.read()

@@ -1,11 +1,13 @@
 """The page of latent_traversal.save_html in a real browser, against the frames that it was made from."""
 
 import base64
+import contextlib
 import io
 import re
 
 import numpy as np
 import pytest
+from patience import PATIENCE, wait_until
 from PIL import Image
 
 import latent_traversal
@@ -108,20 +110,30 @@ def check(picture, strip, step):
 
 def wait_for_picture(page, label, strip, step, index=0):
     """Wait until the canvas, which is painted once its sheet is decoded, has changed to the frame; check it."""
-    for _ in range(40):
-        if step_of(page, label) == step:
-            try:
-                return check(pictures(page, label)[index], strip, step)
-            except AssertionError:
-                pass
-        page.wait_for_timeout(50)
+
+    def shown():
+        try:
+            check(pictures(page, label)[index], strip, step)
+        except AssertionError:
+            return False
+        return step_of(page, label) == step
+
+    with contextlib.suppress(AssertionError):
+        wait_until(shown)
     check(pictures(page, label)[index], strip, step)
+
+
+def wait_for_picker(page):
+    """Wait until the picker has its pictures, and nothing more is being decoded."""
+    painted = "(canvas) => canvas.getContext('2d').getImageData(0, 0, 1, 1).data[3]"
+    done = f"[...find('samples').querySelectorAll('canvas')].every({painted}) && !decoding.size"
+    wait_until(lambda: page.evaluate(done))
 
 
 def steps_seen(page, label, count):
     """The first `count` different steps that a playing slider passes."""
-    script = """([input, count]) => new Promise((resolve, reject) => {
-        setTimeout(() => reject(new Error("it does not play")), 5000);
+    script = """([input, count, patience]) => new Promise((resolve, reject) => {
+        setTimeout(() => reject(new Error("it does not play")), patience);
         const seen = [];
         const look = () => {
             if (seen[seen.length - 1] !== Number(input.value)) seen.push(Number(input.value));
@@ -129,7 +141,7 @@ def steps_seen(page, label, count):
         };
         look();
     })"""
-    return page.evaluate(script, [slider(page, label).element_handle(), count])
+    return page.evaluate(script, [slider(page, label).element_handle(), count, 1000 * PATIENCE])
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -159,7 +171,7 @@ def test_the_picker_changes_the_sample_of_every_row(explore):
 
 def test_a_picture_that_comes_late_is_not_shown_in_anothers_place(explore):
     page = explore("tight")
-    page.wait_for_timeout(200)  # for the picker's own pictures
+    wait_for_picker(page)
     page.evaluate("""() => {
         const decode = createImageBitmap;
         window.late = [];
@@ -192,14 +204,14 @@ def test_all_samples_stand_in_one_row(explore):
 
 def test_a_page_too_large_to_be_kept_decoded_works_all_the_same(explore):
     page = explore("tight")
-    page.wait_for_timeout(200)  # for the picker's own pictures
+    wait_for_picker(page)
     for choice, column in (("cone", 2), ("cube", 0)):
         page.get_by_role("radio", name=choice).check(force=True)
         for row, label in enumerate(LABELS):
             slider(page, label).fill(str(2 + row))
             wait_for_picture(page, label, ONE[row, column], 2 + row)
-        page.wait_for_timeout(50)
-        assert page.evaluate("[...decoded.keys()].sort()") == [f"0/{row}/{column}" for row in range(3)]
+        kept = [f"0/{row}/{column}" for row in range(3)]
+        wait_until(lambda kept=kept: page.evaluate("[...decoded.keys()].sort()") == kept)
     page.get_by_role("radio", name="all samples").check(force=True)
     wait_for_picture(page, "z10", ONE[1, 2], 3, 2)
     for column, canvas in enumerate(painted(page.locator("#samples canvas"))):
@@ -225,7 +237,7 @@ def test_two_panels_share_a_slider_and_rows_need_not_be_as_many(explore):
 
 
 def check_there_and_back(seen):
-    """Up and down, turning at the ends only (a busy machine may leave steps out, at most two in turn)."""
+    """Up and down, turning at the ends only (on a busy machine the page leaves steps out, at most two in turn)."""
     moves = np.diff(seen)
     assert np.abs(moves).max() <= 3 and max(seen) >= 6 and min(seen) <= 2
     turns = [seen[i + 1] for i in np.flatnonzero(np.diff(np.sign(moves)))]
@@ -277,14 +289,13 @@ def test_it_plays_once_when_opened_unless_motion_is_unwelcome(explore):
         (function look() {
             const input = document.querySelector("input[type=range]");
             if (input && seen[seen.length - 1] !== Number(input.value)) seen.push(Number(input.value));
+            window.now = document.getElementById("play-all")?.textContent;
+            window.played ||= /Pause/.test(now);
             requestAnimationFrame(look);
         })();
     """)
     page.reload()
-    for _ in range(100):
-        if page.evaluate("seen.length") < 10:
-            page.wait_for_timeout(50)
-    page.get_by_role("button", name="Play all").wait_for()
+    wait_until(lambda: page.evaluate("played && /Play/.test(now)"))
     assert [step_of(page, label) for label in LABELS] == [CENTRE] * 3
     seen = page.evaluate("seen")
     check_there_and_back(seen)
@@ -431,11 +442,7 @@ def test_colours_of_the_system(explore):
 
 def test_paper_shows_the_rows_out_of_sight(explore):
     page = explore("one", width=360, height=100)
-    for _ in range(40):  # until all is decoded
-        page.pdf()
-        if pictures(page, "z2")[0].any():
-            break
-        page.wait_for_timeout(50)
+    wait_until(lambda: page.pdf() and pictures(page, "z2")[0].any())  # once all is decoded
     check(pictures(page, "z2")[0], ONE[2, 0], CENTRE)
 
 

@@ -3,7 +3,8 @@
 import contextlib
 import http.server
 import threading
-import time
+
+from patience import PATIENCE
 
 
 class Server:
@@ -18,7 +19,7 @@ class Server:
         self.chunked = False
         self.length = None  # what it says for the length of the body; None: the truth
         self.stated = True  # whether it says a length at all
-        self.hang = None  # seconds that it stays silent after the body, the connection open
+        self.hang = None  # an Event: silent after the body, the connection open, until it is set
         self.wrong_range = False
         self.requests, self.paths = [], []  # (Range, If-Range), and the path, of every request
 
@@ -59,7 +60,7 @@ class Server:
         self.send(handler.wfile, body if self.break_after is None else body[: self.break_after])
         if self.hang:
             handler.wfile.flush()
-            time.sleep(self.hang)
+            self.hang.wait(PATIENCE)
         handler.close_connection = True
 
     def send(self, stream, body):

@@ -24,6 +24,9 @@ def process(name, main, arguments, patch=lambda: None):
         try:
             run_command(lambda: main(arguments))
         except SystemExit as end:
+            for late in threading.enumerate():  # a signal still to come: of all moments, the one after the work
+                if isinstance(late, threading.Timer):
+                    late.join()
             os._exit(end.code)
         except BaseException:
             traceback.print_exc()

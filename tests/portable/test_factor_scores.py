@@ -500,7 +500,7 @@ def test_faithfulness_of_a_generator_that_knows_half_of_it(regressor):
     half[half[:, 1] == 1, 1] = 2
     half[:, 2] = 0
     numbers = faithfulness(draw(half), images, regressor)
-    assert numbers["coverage/x"] == pytest.approx(0.5, abs=0.06)
+    assert numbers["coverage/x"] == pytest.approx(0.5, abs=0.11)  # two of twenty bins
     assert numbers["coverage/shape"] == pytest.approx(2 / 3) and numbers["coverage/bright"] == 0.5
     assert {name: numbers[f"held_out/{name}"] for name in regressor.held_out} == regressor.held_out
     assert 0 < numbers["nearest_image_error"] < 2 * numbers["nearest_image_baseline"]

@@ -2,14 +2,18 @@
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from progan_helpers import load_command
 
 from progan.data.writer import DatasetWriter
 from progan.inference import count_gpus
 
-count_gpus(
-    num_threads=1
-)  # a process's first session fixes the threads of all later ones: here one, as bits are compared
+# A process's first session fixes the threads of all later ones: here one, as bits are compared
+count_gpus(num_threads=1)
+
+# On a busy machine the time that an example takes says nothing
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

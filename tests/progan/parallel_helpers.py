@@ -10,7 +10,7 @@ import pytest
 from progan import parallel
 
 SESSION_CONFIG = parallel.session_config
-PATIENCE = 900  # seconds for scripts that take one minute on an idle machine
+PATIENCE = 900  # seconds for scripts that take half a minute on an idle machine
 
 
 def plain_config(*arguments):

@@ -56,14 +56,15 @@ def wait_for(condition):
 def run(name, arguments, out, workers, number, victim):
     """Run workers; once worker 0 has reported, send the victim that signal.
 
-    Returns [{"status", "seconds" after the signal}], None for a victim that has not ended when all others have.
+    Returns ([{"status", "after": whether the signal had been sent}], None for a victim that has not ended when all
+    others have; the seconds until that report).
     """
-    ports, pids = free_ports(workers), []
+    ports, pids, begin = free_ports(workers), [], time.monotonic()
     for index in range(workers):
         pids.append(os.fork())
         if not pids[-1]:
             worker(name, index, ports, arguments, out)
-    endings, begin = [None] * workers, 0
+    endings, signalled = [None] * workers, None
 
     def ended():
         for index, pid in enumerate(pids):
@@ -71,7 +72,7 @@ def run(name, arguments, out, workers, number, victim):
                 found, status = os.waitpid(pid, os.WNOHANG)
                 if found:
                     code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
-                    endings[index] = {"status": code, "seconds": time.monotonic() - begin}
+                    endings[index] = {"status": code, "after": signalled is not None}
         return all(endings[index] for index in range(workers) if index != victim)
 
     def reported():
@@ -82,24 +83,23 @@ def run(name, arguments, out, workers, number, victim):
         wait_for(lambda: os.path.exists(os.path.join(out, f"{name}-0.out")))
         wait_for(reported)
         os.kill(pids[victim], number)
-        begin = time.monotonic()
+        signalled = time.monotonic()
         wait_for(ended)
     finally:
         for pid, ending in zip(pids, endings):
             if ending is None:
                 os.kill(pid, signal.SIGKILL)
-    return endings
+    return endings, signalled - begin
 
 
 def main(data_dir, out):
     use_plain_graphs()
     places = ["--data_dir", data_dir, "--results_dir", os.path.join(out, "results")]
-    again = ["--resume_exp", "0", "--worker_silence", "6"]
-    endings = {
-        "killed": run("killed", places + FLAGS, out, workers=3, number=signal.SIGKILL, victim=1),
-        "stopped": run("stopped", places + again, out, workers=2, number=signal.SIGSTOP, victim=0),
-    }
-    files.write_json(os.path.join(out, "endings.json"), endings)
+    killed, seconds = run("killed", places + FLAGS, out, workers=3, number=signal.SIGKILL, victim=1)
+    # A machine that is slow to start is slow to give signs of life
+    again = ["--resume_exp", "0", "--worker_silence", str(max(6, round(seconds)))]
+    stopped, _ = run("stopped", places + again, out, workers=2, number=signal.SIGSTOP, victim=0)
+    files.write_json(os.path.join(out, "endings.json"), {"killed": killed, "stopped": stopped})
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 from data_helpers import TOOL, assert_refused, contents, run_tool
+from patience import wait_until
 from scipy.spatial import Delaunay
 
 from experiment_utils.datasets import Dataset
@@ -243,33 +243,48 @@ def test_labels_are_written_on_request(tmp_path):
         np.testing.assert_array_equal(np.load(stream), Dataset(str(tmp_path / "tiny")).factors)
 
 
+# dataset_tool.py, with its path and arguments as this script's; after the third image it waits for a file GO.
+WAITING_TOOL = """
+import os, runpy, sys, time
+from progan.data.writer import ResumableWriter
+go, add = sys.argv.pop(1), ResumableWriter.add
+def add_and_wait(self, image):
+    add(self, image)
+    while self.count == 3 and not os.path.exists(go):
+        time.sleep(0.01)
+ResumableWriter.add = add_and_wait
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 @needs_mitsuba
 @pytest.mark.parametrize("signal_number, status", [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_stopped_run_goes_on_to_the_same_bytes(uninterrupted, tmp_path, signal_number, status):
-    command = [sys.executable, TOOL, "render_clevr", str(tmp_path / "tiny"), *SMALL, "--images", "40", "--workers", "1"]
+def test_a_stopped_run_goes_on_to_the_same_bytes(uninterrupted, tmp_path, tmp_path_factory, signal_number, status):
+    arguments = ["render_clevr", str(tmp_path / "tiny"), *SMALL, "--images", "40", "--workers", "1"]
+    go, partial = tmp_path_factory.mktemp("go") / "go", tmp_path / "tiny.partial"
+    command = [sys.executable, "-c", WAITING_TOOL, str(go), TOOL, *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, universal_newlines=True)
-    records = tmp_path / "tiny.partial" / "tiny-r03.tfrecords"
-    wait_until(lambda: records.exists() and records.stat().st_size > 0)
+
+    def kept():
+        """How many images there are, at each of the resolutions."""
+        return [len(whole_records(str(partial / f"tiny-r0{level}.tfrecords"))) - 1 for level in (2, 3)]
+
+    wait_until(lambda: kept() == [3, 3])
     children = [int(pid) for pid in open("/proc/%d/task/%d/children" % (process.pid, process.pid)).read().split()]
     process.send_signal(signal_number)
+    go.touch()
     _, err = process.communicate()
     assert process.returncode == status and children
     wait_until(lambda: not any(os.path.exists("/proc/%d" % pid) for pid in children))  # no worker outlives it
     if signal_number != signal.SIGKILL:
-        assert "images are kept in" in err and "run the same command again" in err
-    assert os.listdir(str(tmp_path)) == ["tiny.partial"] and 1 < len(whole_records(str(records))) <= 40
-    different = run_tool(*["8" if word == "7" else word for word in command[2:]])
-    assert_refused(different, tmp_path / "tiny.partial", "seed 7, not 8", "--restart")
-    assert run_tool(*command[2:])[0] == 0
+        assert "3 of 40 images are kept in" in err and "run the same command again" in err
+    assert os.listdir(str(tmp_path)) == ["tiny.partial"] and kept() == [3, 3]
+    different = run_tool(*["8" if word == "7" else word for word in arguments])
+    assert_refused(different, partial, "seed 7, not 8", "--restart")
+    assert run_tool(*arguments)[0] == 0
     assert contents(tmp_path / "tiny") == contents(uninterrupted)
     assert os.listdir(str(tmp_path)) == ["tiny"]
-
-
-def wait_until(condition, seconds=60):
-    deadline = time.time() + seconds
-    while not condition():
-        assert time.time() < deadline
-        time.sleep(0.01)
 
 
 @needs_mitsuba

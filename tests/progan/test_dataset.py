@@ -96,7 +96,7 @@ def test_reading_imports_no_framework(path):
 # The order of training
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 50), st.integers(0, 2**32 - 1), st.integers(0, 1000))
 def test_an_epoch_is_a_permutation(count, seed, epoch):
     assert sorted(epoch_order(count, seed, epoch)) == list(range(count))
@@ -112,7 +112,7 @@ def test_orders_depend_on_the_seed_and_the_epoch():
     assert len(orders) == 25
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 5), st.integers(0, 60), st.lists(st.integers(1, 20), min_size=1, max_size=6))
 def test_it_does_not_matter_how_training_is_cut(tmp_path_factory, seed, start, sizes):
     dataset = numbered_dataset(tmp_path_factory)
@@ -124,7 +124,7 @@ def test_it_does_not_matter_how_training_is_cut(tmp_path_factory, seed, start, s
     assert parts == whole
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 5), st.integers(0, 4))
 def test_every_epoch_shows_every_image_once(tmp_path_factory, seed, epoch):
     dataset = numbered_dataset(tmp_path_factory)

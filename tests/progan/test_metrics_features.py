@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+from closeness import ROUNDED, assert_close
 from scipy.signal import correlate
 
 from experiment_utils.errors import UserError
@@ -52,7 +53,7 @@ def test_features_of_colour_and_grey_images(worker):
     batch = images(70)  # more than the worker gives a network at once
     flat = batch.reshape(70, -1, 3) / 255
     found = worker.call("features", networks=["inception"], images=batch)["inception"]
-    np.testing.assert_allclose(found, np.concatenate([flat.mean(1), flat.std(1, ddof=1)], 1), atol=1e-6)
+    assert_close(found, np.concatenate([flat.mean(1), flat.std(1, ddof=1)], 1), within=ROUNDED)
     grey = batch[..., :1]
     found = worker.call("features", networks=["inception", "random"], images=grey)
     as_colour = worker.call("features", networks=["inception", "random"], images=grey.repeat(3, -1))
@@ -75,7 +76,7 @@ def test_the_random_network_is_the_one_described(worker, size):
         else x.repeat(4 // side, 1).repeat(4 // side, 2)
     )
     found = worker.call("features", networks=["random"], images=images(1, size))["random"]
-    np.testing.assert_allclose(found[0], x.reshape(-1), rtol=1e-4, atol=1e-5)
+    assert_close(found[0], x.reshape(-1), within=ROUNDED)
 
 
 def test_answers_stay_with_their_questions_when_a_stream_is_broken_off(worker):
@@ -93,7 +94,7 @@ def test_answers_stay_with_their_questions_when_a_stream_is_broken_off(worker):
         list(worker.stream("features", calls_that_fail()))
     assert worker.call("features", **white)["inception"][0, 0] == 1
     values = [answer["inception"][0, 0] for answer in worker.stream("features", calls_of(5))]
-    np.testing.assert_allclose(values, np.arange(5) / 255, atol=1e-6)
+    assert_close(values, np.arange(5) / 255, within=ROUNDED)
     assert list(worker.stream("features", [])) == []
 
 
@@ -112,7 +113,7 @@ def test_resizing_is_that_of_tensorflow_1(size, new_size):
     with tf.Graph().as_default(), tf.Session() as session:
         truth = session.run(tf.image.resize_bilinear(image, [new_size, new_size]))
     matrix = resize_matrix(size, new_size)
-    np.testing.assert_allclose(matrix.dot(image[0, :, :, 0]).dot(matrix.T), truth[0, :, :, 0], atol=2e-5)
+    assert_close(matrix.dot(image[0, :, :, 0]).dot(matrix.T), truth[0, :, :, 0], within=ROUNDED)
 
 
 def test_distances_are_between_resized_images_neither_rounded_nor_clipped(worker):
@@ -121,7 +122,7 @@ def test_distances_are_between_resized_images_neither_rounded_nor_clipped(worker
     large = np.einsum("ij,pnjkc,lk->pnilc", matrix, pairs, matrix, optimize=True)
     truth = ((large[0] - large[1]) ** 2).mean((1, 2)).sum(1)
     found = worker.call("distances", network="vgg", images=pairs[0], others=pairs[1])
-    np.testing.assert_allclose(found, truth, rtol=1e-5)
+    assert_close(found, truth, within=ROUNDED)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import numpy as np
 import numpy_progan
 import pytest
 import tensorflow.compat.v1 as tf
+from closeness import AMPLIFIED, ROUNDED, assert_close
 from progan_helpers import random_networks
 from scipy.signal import convolve2d
 
@@ -53,11 +54,6 @@ def run_discriminator(weights, images, resolution, fade=None, data_format="NHWC"
     return evaluate(function, images)
 
 
-def close(found, expected, tolerance=1e-5):
-    assert np.shape(found) == np.shape(expected)
-    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance * max(np.abs(expected).max(), 1))
-
-
 def draw(*shape, **seed):
     return np.random.RandomState(**seed or {"seed": 3}).standard_normal(shape).astype(np.float32)
 
@@ -83,7 +79,7 @@ def test_fused_upscaling_is_nearest_neighbour_and_the_kernel_turned():
     expected = np.zeros([2, 10, 10, 6]) + weights["L/bias"]
     for n, o, i in np.ndindex(2, 6, 4):
         expected[n, :, :, o] += convolve2d(repeated[n, :, :, i], kernel[:, :, i, o], mode="same")
-    close(found, expected)
+    assert_close(found, expected, within=ROUNDED)
 
 
 def test_fused_downscaling_is_a_convolution_and_2x2_means():
@@ -94,7 +90,7 @@ def test_fused_downscaling_is_a_convolution_and_2x2_means():
     for n, o, i in np.ndindex(2, 6, 4):
         whole = convolve2d(x[n, :, :, i], kernel[::-1, ::-1, i, o], mode="same")
         expected[n, :, :, o] += whole.reshape(4, 2, 4, 2).mean(axis=(1, 3))
-    close(found, expected)
+    assert_close(found, expected, within=ROUNDED)
 
 
 @pytest.mark.parametrize("gain", [1, np.sqrt(2), np.sqrt(2) / 4])
@@ -102,9 +98,13 @@ def test_equalised_learning_rate_scales_weights_when_they_are_used(gain):
     weights, x = layer_weights(3, 3, 4, 6), draw(2, 5, 5, 4)
     kernel = weights["L/weight"] * gain / np.sqrt(36)
     expected = numpy_progan.correlate(x.transpose(0, 3, 1, 2), kernel).transpose(0, 2, 3, 1) + weights["L/bias"]
-    close(evaluate(lambda x: layers(weights)._conv("L", x, gain), x), expected)
+    assert_close(evaluate(lambda x: layers(weights)._conv("L", x, gain), x), expected, within=ROUNDED)
     weights, x = layer_weights(7, 6), draw(3, 7)
-    close(evaluate(lambda x: layers(weights)._dense("L", x, gain), x), x @ weights["L/weight"] * gain / np.sqrt(7))
+    assert_close(
+        evaluate(lambda x: layers(weights)._dense("L", x, gain), x),
+        x @ weights["L/weight"] * gain / np.sqrt(7),
+        within=ROUNDED,
+    )
 
 
 def test_initial_weights_are_standard_normal_and_biases_zero():
@@ -120,9 +120,9 @@ def test_pixel_norm():
     x = draw(3, 4, 4, 6)
     x[0, 0, 0] = 0
     expected = x / np.sqrt(np.mean(x.astype(np.float64) ** 2, axis=3, keepdims=True) + 1e-8)
-    close(evaluate(lambda x: pixel_norm(x, 3), x), expected)
+    assert_close(evaluate(lambda x: pixel_norm(x, 3), x), expected, within=ROUNDED)
     small = np.full([1, 4], 1e-5, np.float32)  # where the 1e-8 decides
-    close(evaluate(lambda x: pixel_norm(x, 1), small), small / np.sqrt(1e-10 + 1e-8), 1e-4)
+    assert_close(evaluate(lambda x: pixel_norm(x, 1), small), small / np.sqrt(1e-10 + 1e-8), within=ROUNDED)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 8, 12])
@@ -131,17 +131,17 @@ def test_minibatch_standard_deviation(count):
     x = draw(count, 4, 4, 6)
     found = evaluate(lambda x: Discriminator({}, SPEC, 16)._append_minibatch_stddev(x), x)
     groups = max(count // 4, 1)
-    close(found[..., :6], x)
+    np.testing.assert_array_equal(found[..., :6], x)
     for i in range(count):
         members = x[i % groups :: groups].astype(np.float64)
         expected = np.sqrt(((members - members.mean(axis=0)) ** 2).mean(axis=0) + 1e-8).mean()
-        close(found[i, :, :, 6], np.full([4, 4], expected))
+        assert_close(found[i, :, :, 6], np.full([4, 4], expected), within=ROUNDED)
 
 
 def test_rescaling_of_images():
     images = draw(2, 4, 4, 3)
-    close(evaluate(upscale, images), images.repeat(2, axis=1).repeat(2, axis=2), 0)
-    close(evaluate(downscale, images), images.reshape(2, 2, 2, 2, 2, 3).mean(axis=(2, 4)))
+    np.testing.assert_array_equal(evaluate(upscale, images), images.repeat(2, axis=1).repeat(2, axis=2))
+    assert_close(evaluate(downscale, images), images.reshape(2, 2, 2, 2, 2, 3).mean(axis=(2, 4)), within=ROUNDED)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -155,10 +155,10 @@ def test_generator(resolution, fade):
     weights, z = random_networks(SPEC)["G"], draw(3, 5)
     images, activations = run_generator(weights, z, resolution, fade)
     expected_images, expected = numpy_progan.generator(weights, z.astype(np.float64), resolution, 16, fade)
-    close(images, expected_images)
+    assert_close(images, expected_images, within=AMPLIFIED)
     assert len(activations) == len(expected) + (resolution == 16)
     for found, truth in zip(activations, expected):
-        close(found, truth.transpose(0, 2, 3, 1))
+        assert_close(found, truth.transpose(0, 2, 3, 1), within=AMPLIFIED)
     if resolution == 16:
         np.testing.assert_array_equal(activations[-1], images)
 
@@ -166,9 +166,15 @@ def test_generator(resolution, fade):
 def test_generator_without_normalisation_of_its_latents():
     weights, z = random_networks(SPEC)["G"], draw(3, 5)
     raw, _ = run_generator(weights, z, 16, normalize_latents=False)
-    close(raw, numpy_progan.generator(weights, z.astype(np.float64), 16, 16, normalize_latents=False)[0])
+    assert_close(
+        raw, numpy_progan.generator(weights, z.astype(np.float64), 16, 16, normalize_latents=False)[0], within=AMPLIFIED
+    )
     normalized = z / np.sqrt(np.mean(z**2, axis=1, keepdims=True) + 1e-8)
-    close(run_generator(weights, normalized, 16, normalize_latents=False)[0], run_generator(weights, z, 16)[0])
+    assert_close(
+        run_generator(weights, normalized, 16, normalize_latents=False)[0],
+        run_generator(weights, z, 16)[0],
+        within=AMPLIFIED,
+    )
 
 
 @pytest.mark.parametrize("resolution, fade", STAGES)
@@ -178,8 +184,8 @@ def test_discriminator_and_q_head(resolution, fade):
     expected_scores, expected_code = numpy_progan.discriminator(
         weights, images.astype(np.float64), resolution, 16, fade
     )
-    close(scores, expected_scores)
-    close(code, expected_code)
+    assert_close(scores, expected_scores, within=ROUNDED)
+    assert_close(code, expected_code, within=ROUNDED)
     assert scores.shape == (8, 1) and code.shape == (8, 2)
 
 
@@ -188,7 +194,7 @@ def test_discriminator_of_grey_images_without_q_head():
     weights, images = random_networks(spec)["D"], draw(4, 8, 8, 1)
     scores, code = run_discriminator(weights, images, 8, spec=spec)
     assert code is None
-    close(scores, numpy_progan.discriminator(weights, images.astype(np.float64), 8, 8)[0])
+    assert_close(scores, numpy_progan.discriminator(weights, images.astype(np.float64), 8, 8)[0], within=ROUNDED)
 
 
 def test_a_graph_for_gpus_gives_the_same_shapes():
@@ -207,13 +213,13 @@ def compare_data_formats():
     weights, z = random_networks(SPEC), draw(4, 5)
     images, activations = run_generator(weights["G"], z, 16, 0.75)
     images_too, activations_too = run_generator(weights["G"], z, 16, 0.75, "NCHW")
-    close(images_too, images)
+    assert_close(images_too, images, within=AMPLIFIED)
     for found, expected in zip(activations_too[:-1], activations):
-        close(found.transpose(0, 2, 3, 1), expected)
+        assert_close(found.transpose(0, 2, 3, 1), expected, within=AMPLIFIED)
     scores, code = run_discriminator(weights["D"], images, 16, 0.75)
     scores_too, code_too = run_discriminator(weights["D"], images, 16, 0.75, "NCHW")
-    close(scores_too, scores)
-    close(code_too, code)
+    assert_close(scores_too, scores, within=ROUNDED)
+    assert_close(code_too, code, within=ROUNDED)
 
 
 @pytest.mark.skipif(tf.__version__.startswith("1."), reason="TensorFlow 1.14 has no NCHW convolution on CPUs")
@@ -222,7 +228,7 @@ def test_both_data_formats_give_the_same():
     subprocess.run(
         [sys.executable, "-c", "import test_networks; test_networks.compare_data_formats()"],
         cwd=os.path.dirname(os.path.abspath(__file__)),
-        env=dict(os.environ, TF_ENABLE_ONEDNN_OPTS="1"),
+        env=dict(os.environ, TF_ENABLE_ONEDNN_OPTS="1", PYTHONPATH=os.pathsep.join(sys.path)),
         check=True,
     )
 
@@ -232,8 +238,10 @@ def test_growing_preserves_the_generator(resolution):
     weights, z = random_networks(SPEC)["G"], draw(3, 5)
     before, _ = run_generator(weights, z, resolution // 2)
     after, _ = run_generator(weights, z, resolution)
-    close(run_generator(weights, z, resolution, fade=1.0)[0], before.repeat(2, axis=1).repeat(2, axis=2), 1e-6)
-    close(run_generator(weights, z, resolution, fade=0.0)[0], after, 1e-6)
+    assert_close(
+        run_generator(weights, z, resolution, fade=1.0)[0], before.repeat(2, axis=1).repeat(2, axis=2), within=AMPLIFIED
+    )
+    assert_close(run_generator(weights, z, resolution, fade=0.0)[0], after, within=AMPLIFIED)
     assert np.abs(after - before.repeat(2, axis=1).repeat(2, axis=2)).max() > 0.1
 
 
@@ -244,9 +252,9 @@ def test_growing_preserves_the_discriminator(resolution):
     before = run_discriminator(weights, half, resolution // 2)
     after = run_discriminator(weights, images, resolution)
     for found, expected in zip(run_discriminator(weights, images, resolution, fade=1.0), before):
-        close(found, expected)
+        assert_close(found, expected, within=ROUNDED)
     for found, expected in zip(run_discriminator(weights, images, resolution, fade=0.0), after):
-        close(found, expected)
+        assert_close(found, expected, within=ROUNDED)
     assert np.abs(after[0] - before[0]).max() > 1e-3
 
 
@@ -270,7 +278,7 @@ def test_each_regularisable_layer_is_the_one_named(number, name):
 def test_regularisable_activations_come_right_after_pixel_norm():
     _, activations = run_generator(random_networks(SPEC)["G"], draw(3, 5), 16)
     for activation in activations[:-1]:
-        close(np.mean(activation**2, axis=3), np.ones(activation.shape[:3]), 1e-4)
+        assert_close(np.mean(activation**2, axis=3), np.ones(activation.shape[:3]), within=1e-4)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

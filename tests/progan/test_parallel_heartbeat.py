@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from patience import PATIENCE, wait_until
 
 from experiment_utils.errors import OptionError, TrainingError
 from progan import heartbeat
@@ -14,20 +15,39 @@ from progan.cluster import Cluster
 from progan.heartbeat import Heartbeat
 from progan.launch import free_ports
 
-SILENCE = 2.0
+SILENCE = 30.0
+
+
+class Clock:
+    """In the place of the module `time` of heartbeat.py: goes with the real one until it is stopped."""
+
+    def __init__(self):
+        self.stopped, self._slept = None, threading.Event()
+
+    def monotonic(self):
+        return time.monotonic() if self.stopped is None else self.stopped
+
+    def sleep(self, seconds):
+        self._slept.set()
+        time.sleep(seconds if self.stopped is None else 0.01)
+
+    def wait_for_sleep(self):
+        """Wait until someone sleeps, from now on."""
+        self._slept.clear()
+        assert self._slept.wait(PATIENCE)
 
 
 class Group:
     """Workers of one cluster; `lost` gathers {index: line} of those that would have ended."""
 
-    def __init__(self, count):
+    def __init__(self, count, clock):
         self.addresses = tuple(f"127.0.0.1:{port}" for port in free_ports(count))
-        self.lost, self.members = {}, {}
+        self.lost, self.members, self.clock = {}, {}, clock
 
-    def start(self, index, settings=None, timeout=30, parent=None):
+    def start(self, index, settings=None, timeout=PATIENCE, parent=None, silence=SILENCE):
         cluster = Cluster(self.addresses, index)
         on_loss = lambda line: self.lost.setdefault(index, line)  # noqa: E731
-        self.members[index] = Heartbeat(cluster, settings or {"seed": 1}, timeout, SILENCE, on_loss, parent)
+        self.members[index] = Heartbeat(cluster, settings or {"seed": 1}, timeout, silence, on_loss, parent)
         return self.members[index]
 
     def name(self, index):
@@ -44,8 +64,19 @@ class Group:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(PATIENCE)
             assert not thread.is_alive()
+
+    def pass_time(self, seconds):
+        """Let the clock, which stands still otherwise, go on, message by message; those that live hear each other."""
+        self.clock.stopped = self.clock.monotonic()
+        for _ in range(round(seconds / heartbeat.PERIOD)):
+            self.clock.stopped += heartbeat.PERIOD
+            alive = {index: member for index, member in self.members.items() if not member._closed}
+            for index in alive:
+                self.send(index, b"")  # wakes it up
+            heard = [member._peers[peer] for index, member in alive.items() for peer in alive if peer != index]
+            wait_until(lambda heard=heard: all(peer.heard == self.clock.stopped for peer in heard))
 
     def freeze(self, index):
         """From now on that member neither sends nor receives, as if its process were stopped."""
@@ -63,22 +94,17 @@ class Group:
 
 
 @pytest.fixture
-def group():
+def group(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(heartbeat, "time", clock)
     with contextlib.ExitStack() as stack:
 
         def make(count):
-            group = Group(count)
+            group = Group(count, clock)
             stack.callback(group.close)
             return group
 
         yield make
-
-
-def wait_until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_silent_worker_is_named_by_all_others(group):
@@ -86,12 +112,14 @@ def test_a_silent_worker_is_named_by_all_others(group):
     for index in range(3):
         three.start(index)
     three.connect()
-    begin = time.monotonic()
+    three.pass_time(heartbeat.PERIOD)
     three.freeze(1)
+    three.pass_time(SILENCE)
+    assert not three.lost
+    three.clock.stopped += heartbeat.PERIOD
     wait_until(lambda: set(three.lost) == {0, 2})
-    assert SILENCE - 2 * heartbeat.PERIOD < time.monotonic() - begin
     for line in three.lost.values():
-        assert line.startswith(f"{three.name(1)} has given no sign of life for 2 s: ") and "--resume_exp" in line
+        assert line.startswith(f"{three.name(1)} has given no sign of life for 30 s: ") and "--resume_exp" in line
 
 
 def test_one_that_fails_ends_the_others_at_once_with_its_own_line(group):
@@ -120,7 +148,7 @@ def test_connected_workers_stay_so_and_one_that_is_done_may_fall_silent(group):
         three.start(index)
     three.connect()
     three.members[1].close()
-    time.sleep(2 * SILENCE)
+    three.pass_time(2 * SILENCE)
     assert not three.lost
 
 
@@ -186,7 +214,7 @@ def test_a_port_that_is_taken(group):
 def test_a_worker_that_was_started_again_is_not_the_one_that_was_lost(group):
     """The others end, rather than wait for a collective that the new process knows nothing of."""
     two = group(2)
-    two.start(0)
+    two.start(0, silence=1)
     two.start(1)
     two.connect()
     two.freeze(1)
@@ -214,7 +242,7 @@ def test_strangers_are_not_listened_to(group):
         json.dumps(forged).encode(),
     ):
         two.send(0, payload)
-    time.sleep(4 * heartbeat.PERIOD)
+    two.pass_time(2 * heartbeat.PERIOD)
     assert not two.lost and all(member._thread.is_alive() for member in two.members.values())
 
 
@@ -239,31 +267,40 @@ def test_the_socket_outlives_a_thread_that_waits_for_the_resolver(monkeypatch, g
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     one = group(2).start(0)
-    assert waiting.wait(60)
+    assert waiting.wait(PATIENCE)
     one.close()
     assert one._socket.fileno() >= 0
     released.set()
-    one._thread.join(60)
+    one._thread.join(PATIENCE)
     one.close()
     assert one._socket.fileno() < 0
 
 
 def test_a_verdict_is_waited_for(group):
     """When TensorFlow breaks off: until a lost worker is named, or all are known to be alive."""
-    two = group(2)
-    two.start(0)
-    two.start(1)
-    two.connect()
-    begin = time.monotonic()
-    two.members[0].wait_for_verdict()
-    assert time.monotonic() - begin >= SILENCE and not two.lost
-    two.freeze(1)
-    waiting = threading.Thread(target=two.members[0].wait_for_verdict, daemon=True)
+    three = group(3)
+    for index in range(3):
+        three.start(index)
+    three.connect()
+    three.pass_time(heartbeat.PERIOD)
+    waiting = threading.Thread(target=three.members[0].wait_for_verdict, daemon=True)
     waiting.start()
-    wait_until(lambda: 0 in two.lost)
-    assert waiting.is_alive()  # here the loss does not end the process
-    two.members[0]._peers[1].state = heartbeat.DONE
-    waiting.join(60)
+    three.clock.wait_for_sleep()
+    three.pass_time(SILENCE - heartbeat.PERIOD)
+    three.clock.wait_for_sleep()  # still
+    three.pass_time(heartbeat.PERIOD)
+    waiting.join(PATIENCE)
+    assert not waiting.is_alive() and not three.lost
+    three.freeze(1)
+    waiting = threading.Thread(target=three.members[0].wait_for_verdict, daemon=True)
+    waiting.start()
+    three.pass_time(SILENCE)
+    three.clock.stopped += heartbeat.PERIOD
+    wait_until(lambda: 0 in three.lost)
+    three.clock.wait_for_sleep()  # here the loss does not end the process
+    three.members[0]._peers[1].state = heartbeat.DONE
+    waiting.join(PATIENCE)
+    assert not waiting.is_alive()
 
 
 def test_an_orphan_ends(group):

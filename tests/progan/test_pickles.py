@@ -13,6 +13,7 @@ import numpy as np
 import numpy_progan
 import pickle_assembler as code
 import pytest
+from closeness import AMPLIFIED, assert_close
 from pickle_assembler import Assembler, network_pickle
 from PIL import Image
 from progan_helpers import load_command, random_networks
@@ -73,7 +74,7 @@ def test_images_are_those_of_the_weights(tmp_path, lod, resolution, fade):
     weights = {name: value.astype(np.float64) for name, value in networks["Gs"].items()}
     expected, _ = numpy_progan.generator(weights, z, resolution, 16, fade)
     expected = expected.repeat(16 // resolution, axis=1).repeat(16 // resolution, axis=2)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    assert_close(found, expected, within=AMPLIFIED)
 
 
 def test_the_level_of_detail_is_that_of_the_averaged_generator(tmp_path):

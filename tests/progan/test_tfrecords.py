@@ -59,7 +59,7 @@ def assert_same(actual, expected):
             np.testing.assert_array_equal(actual[name], value)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(examples)
 def test_examples_round_trip_and_read_the_same_in_tensorflow(features):
     payload = tfrecords.encode_example(features)
@@ -67,7 +67,7 @@ def test_examples_round_trip_and_read_the_same_in_tensorflow(features):
     assert_same(as_dictionary(tf.train.Example.FromString(payload)), features)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(examples)
 def test_examples_that_tensorflow_serialised_are_read(features):
     assert_same(tfrecords.decode_example(as_example(features).SerializeToString()), features)
@@ -99,7 +99,7 @@ def test_empty_lists_stay_what_they_are():
     assert_same(tfrecords.decode_example(tfrecords.encode_example(features)), features)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=60), st.integers(0, 150), st.integers(0, 255))
 def test_arbitrary_bytes_raise_nothing_but_value_error(junk, position, byte):
     features = {"shape": np.array([1, 4, 4]), "data": [bytes(16)], "f": np.float32([1, 2])}
@@ -157,7 +157,7 @@ def test_we_read_what_tensorflow_writes(tmp_path):
 payloads = st.lists(st.binary(max_size=30), min_size=1, max_size=5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(payloads, st.data())
 def test_a_truncated_file_names_the_file_and_the_record(tmp_path_factory, payloads, data):
     path = str(tmp_path_factory.mktemp("cut") / "a.tfrecords")
@@ -178,7 +178,7 @@ def test_a_truncated_file_names_the_file_and_the_record(tmp_path_factory, payloa
         assert path in str(error.value) and "record %d is truncated" % surviving in str(error.value)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(payloads, st.data())
 def test_no_flipped_bit_goes_unnoticed(tmp_path_factory, payloads, data):
     path = str(tmp_path_factory.mktemp("flip") / "a.tfrecords")
