@@ -25,22 +25,33 @@ What to know
   with ε: tune λ for one ε and keep it. The published TensorFlow code used the biased variance: multiply a λ tuned
   with it by (k − 1)/k (at k = 2, λ = 0.1 becomes 0.05).
 - Randomness: `key` draws the directions and nothing else. What G draws itself must be the same in every pass: hand it
-  a key of its own, drawn once, in a closure or under another name (rng=…).
+  a key of its own, drawn once, in a closure or under another name (rng=…). A G whose outputs change when it is called
+  again is warned of.
 - Precision: half precision and TF32 ruin finite differences. Products inside G are traced with matmul precision
-  "highest", backward too, unless G asks for another one by name; z and floating G_kwargs in half precision are cast to
-  float32, and a G that goes back to half precision is refused. float64 needs JAX's own switch (jax_enable_x64).
+  "highest", backward too, unless G asks for another one by name (precision=…, which is not looked at); z and floating
+  G_kwargs in half precision are cast to float32, and a G that computes in half precision anywhere between z and its
+  outputs is refused. float64 needs JAX's own switch (jax_enable_x64).
+- Both are found in a first look (`check_generator`), when a G is new: while it is traced, and outside of jit on two
+  samples. It cannot see into callbacks and Pallas kernels; nor, for half precision, into a G that JAX cannot trace or
+  that, outside of jit, changes an object in each call.
 - Batch normalisation in training mode mixes the samples of a batch: let G use its running statistics.
 - Memory and speed are meant under jit. Run eagerly, memory="lean" and chunk_size compile their loops in every call.
 """
 
 import collections
+import contextlib
 import functools
+import gc
+import random
 import re
+import sys
+import types
 import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxprs_in_params
 
 
 def hessian_penalty(
@@ -53,8 +64,9 @@ def hessian_penalty(
         to regularise), of any shapes whose first axis is z's batch. It is evaluated at 2k points for each sample.
     :param z: floating-point array [N, ...] of latent codes.
     :param k: number of directions, at least 2.
-    :param epsilon: step of the finite differences.
-    :param reduction: takes an array of penalties, one for each element of an activation, to a scalar.
+    :param epsilon: step of the finite differences; under jit it may be traced, and is not checked then.
+    :param reduction: takes an array of penalties, one for each element of an activation, to a scalar. Of elements that
+        tie for the maximum, the first gets the whole gradient.
     :param return_separately: return a list with a scalar for each activation instead of their sum.
     :param G_z: ignored: G(z) is not needed. It is there so that calls look alike in all frameworks.
     :param key: a jax.random.key (or PRNGKey) to draw the directions from; needed unless they are given.
@@ -66,22 +78,22 @@ def hessian_penalty(
 
     :param select: (maximum reduction only) find, without gradient, the sample that holds each activation's maximum, and
         differentiate those samples alone. Where G fails on them, or, outside of jit and vmap, they do not reproduce
-        their maxima, a warning says so and all are differentiated. Of samples that tie, the first gets the whole
-        gradient.
+        their maxima, a warning says so and all are differentiated.
     :param batched: make all 2k passes at once, by vmap: G still sees N samples. Faster on small batches.
     :param memory: "lean": compute each pair of passes again in the backward pass: peak memory independent of k.
     :param chunk_size: (mean and sum reductions only) take so many samples at a time, and again in the backward pass.
     :param batch_kwargs: names of those G_kwargs (arrays, or pytrees of them) whose first axis is the batch.
-    :param exact: derivatives by forward-mode differentiation (k − 1 mixed products aᵀHb) instead of differences: any
-        precision does, and epsilon is ignored. Not for piecewise linear networks (ReLU, leaky ReLU): their Hessian is
-        zero almost everywhere, while the differences measure their kinks, which is what the method lives on. A warning
-        says so, outside of jit and vmap, when every activation comes out as exactly zero.
-    :raises ValueError: for arguments outside these bounds, and for outputs of G without the batch axis, in half
-        precision, or changing in number from pass to pass. Values (of directions) are checked where they are known.
+    :param exact: derivatives by forward-mode differentiation (k − 1 mixed products aᵀHb) instead of differences: free
+        of their rounding errors, and epsilon is ignored. Not for piecewise linear networks (ReLU, leaky ReLU): their
+        Hessian is zero almost everywhere, while the differences measure their kinks, which is what the method lives on.
+        A warning says so, outside of jit and vmap, when every activation comes out as exactly zero.
+    :raises ValueError: for arguments outside these bounds, for a G that computes in half precision, and for outputs
+        without the batch axis or changing in number from pass to pass. Values (of directions) are checked where known.
     """
-    z, G_kwargs, batch_kwargs = _check_inputs(z, epsilon, G_kwargs, batch_kwargs)
+    z, epsilon, G_kwargs, batch_kwargs = _check_inputs(z, epsilon, G_kwargs, batch_kwargs)
     _check_options(reduction, batched, memory, chunk_size, select)
     directions = _get_directions(key, directions, k, z)
+    _check_if_new(G, z, G_kwargs, batch_kwargs)
 
     def variances(z, directions, G_kwargs):
         return _variances(_activations_of(G, z, G_kwargs), z, directions, epsilon, exact, batched, memory)
@@ -93,10 +105,7 @@ def hessian_penalty(
             unit = 1 if exact else epsilon**2
             penalties = _maxima(variances, G, z, directions, G_kwargs, batch_kwargs, reduction, unit)
         else:
-            # A maximum's gradient looks for what equals it. Without a barrier XLA (JAX 0.12) may compute both anew,
-            # with other rounding errors, and find something else
-            found = jax.lax.optimization_barrier(variances(z, directions, G_kwargs))
-            penalties = [reduction(variance) for variance in found]
+            penalties = [_reduce(reduction, variance) for variance in variances(z, directions, G_kwargs)]
     if exact:
         _warn_if_zero(penalties)
     return penalties if return_separately else sum(penalties)
@@ -122,6 +131,18 @@ def _variances(activations, z, directions, epsilon, exact, batched, memory):
             sums = _sum_over(directions[1:], lambda v: [(d, d**2) for d in difference(v)], memory)
     k = len(directions)
     return [(sum_of_squares - sum_of_d**2 / k) / ((k - 1) * unit**2) for sum_of_d, sum_of_squares in sums]
+
+
+def _reduce(reduction, variance):
+    """reduction(variance); the gradient of the maximum goes to the first element that holds it.
+
+    JAX gives it to what equals the maximum. But XLA may compute both anew, with other rounding errors, so that nothing
+    does (on CPUs as well as on GPUs, JAX issue 40564). For other reductions, it is asked not to.
+    """
+    if reduction not in (jnp.max, jnp.amax):
+        return reduction(jax.lax.optimization_barrier(variance))
+    elements = jnp.ravel(variance)
+    return elements[jnp.argmax(jax.lax.stop_gradient(elements))]
 
 
 def _pivoted_difference(activations, z, epsilon, v_0, memory):
@@ -185,7 +206,7 @@ def _maxima(variances, G, z, directions, G_kwargs, batch_kwargs, reduction, unit
     """The maximum of each activation, differentiated at the sample that holds it; see `select`."""
 
     def plain():
-        return [reduction(variance) for variance in variances(z, directions, G_kwargs)]
+        return [_reduce(reduction, variance) for variance in variances(z, directions, G_kwargs)]
 
     outputs = jax.eval_shape(_activations_of(G, z, G_kwargs), z)
     if len(z) <= len(outputs):
@@ -197,16 +218,16 @@ def _maxima(variances, G, z, directions, G_kwargs, batch_kwargs, reduction, unit
     try:
         selected = variances(z[index], directions[:, index], chosen)
     except Exception as error:  # whatever G raises where a batch of another size does not fit
-        problem = f"G fails on fewer (see batch_kwargs): {error!r}"
-        warnings.warn(f"select=True: all samples were differentiated, since {problem}", stacklevel=3)
+        _warn(f"select=True: all samples were differentiated, since G fails on fewer (see batch_kwargs): {error!r}")
         return plain()
-    penalties = [reduction(variance[i]) for i, variance in enumerate(selected)]
+    penalties = [_reduce(reduction, variance[i]) for i, variance in enumerate(selected)]
     if not any(isinstance(value, jax.core.Tracer) for value in of_samples):
         found = jnp.stack([values[i] for values, i in zip(of_samples, index)])
         G_z = jax.lax.stop_gradient(_activations_of(G, z[index], chosen)(z[index]))
-        if not _reproduces(found, jnp.stack(jax.lax.stop_gradient(penalties)), G_z, unit):
-            problem = "fewer do not reproduce the maxima: G mixes a batch's samples, or holds one (see batch_kwargs)"
-            warnings.warn(f"select=True: all samples were differentiated, since {problem}", stacklevel=3)
+        if not _reproduces(found, jnp.stack(jax.lax.stop_gradient(penalties)), G_z, jax.lax.stop_gradient(unit)):
+            change, _ = _look(G, z, G_kwargs, batch_kwargs)
+            problem = change or "G mixes a batch's samples, or holds one (see batch_kwargs)"
+            _warn(f"select=True: all samples were differentiated, since fewer do not reproduce the maxima: {problem}")
             return plain()
     return penalties
 
@@ -261,8 +282,9 @@ def diagonalness(G, z, epsilon=0.1, k=1, return_separately=False, *, key=None, a
         nan for a single one.
     :raises ValueError: as `hessian_penalty`, of which the other parameters are, and for z of fewer than 2 components.
     """
-    z, G_kwargs, _ = _check_inputs(z, epsilon, G_kwargs)
+    z, epsilon, G_kwargs, _ = _check_inputs(z, epsilon, G_kwargs)
     axes = _get_axes(key, axes, k, z)
+    _check_if_new(G, z, G_kwargs)
     z = jax.lax.stop_gradient(z)
     activations = _activations_of(G, z, G_kwargs)
     with jax.default_matmul_precision("highest"):
@@ -301,13 +323,204 @@ def _standard_error(residuals):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The first look at a generator: does it repeat itself, and is it in full precision?
+
+_SEEN = {}  # the generators looked at, by their traits, the oldest first: whether there were values to compare
+_MOVES = ("convert_element_type", "reshape", "broadcast_in_dim", "squeeze", "transpose")  # they compute nothing
+
+
+def check_generator(G, z, batch_kwargs=(), **G_kwargs):
+    """Look at G as the penalty does when it is new: warn if it does not repeat itself, refuse half precision inside it.
+
+    New is a G of other code, flags, types or dtypes than those before. Outside of jit, the outputs of two calls are
+    compared, for the first two samples, or for all if G fails on two; under jit, two traces are. Where G fails in
+    either, the look is left out, and the penalty's own passes will say why.
+
+    :raises ValueError: for an operation in half precision between z and the outputs.
+    """
+    z, _, G_kwargs, batch_kwargs = _check_inputs(z, 1.0, G_kwargs, batch_kwargs)
+    change, half = _look(G, z, G_kwargs, batch_kwargs)
+    if half:
+        dtype, operation = next((found for found in half if found[1] not in _MOVES), half[0])
+        problem = f"got {dtype} from {operation}"
+        raise ValueError(f"G must compute in float32 or float64 for its differences to count, {problem}")
+    if change:
+        _warn(change)
+
+
+def _check_if_new(G, z, G_kwargs, batch_kwargs=()):
+    traits, has_values = _survey(G, z, G_kwargs)[0], not isinstance(jax.lax.stop_gradient(z), jax.core.Tracer)
+    if _SEEN.get(traits, -1) < has_values:
+        check_generator(G, z, batch_kwargs, **G_kwargs)
+        _SEEN[traits] = has_values
+        if len(_SEEN) > 256:
+            del _SEEN[next(iter(_SEEN))]
+
+
+def _survey(*things):
+    """The traits of things and of all that they refer to: code, flags, types, dtypes; and the latter, {id: thing}."""
+    traits, reached, stack, package = set(), {}, [("", thing) for thing in things], None
+    while stack and len(reached) < 10_000:
+        name, thing = stack.pop()
+        is_array = isinstance(thing, (jax.Array, np.ndarray, np.generic))
+        is_trait = isinstance(thing, (bool, str, type(None), type, np.dtype, types.CodeType, types.ModuleType))
+        if is_trait or not isinstance(thing, (int, float, complex)):  # numbers change too often
+            traits.add((name, thing if is_trait else thing.dtype if is_array else type(thing)))
+        known = id(thing) in reached
+        reached[id(thing)] = thing  # kept, so that an id stands for one thing
+        if known or is_array or is_trait:
+            continue
+        if isinstance(thing, types.FunctionType):
+            stack += [(name, part) for part in (thing.__code__, thing.__defaults__, thing.__kwdefaults__)]
+            stack += zip(thing.__code__.co_freevars, thing.__closure__ or ())
+            package = package or thing.__module__
+            if thing.__module__ == package:  # the globals it uses; those of other modules hardly change
+                codes, used = [thing.__code__], thing.__globals__
+                for code in codes:
+                    codes += [inner for inner in code.co_consts if isinstance(inner, types.CodeType)]
+                    stack += [(name, used[name]) for name in code.co_names if name in used]
+                reached[id(used)] = used
+        elif isinstance(thing, dict):
+            stack += [(key if isinstance(key, str) else name, value) for key, value in list(thing.items())]
+        else:
+            attributes = getattr(thing, "__dict__", None)
+            stack.append((name, attributes))
+            if "__wrapped__" not in (attributes or ()):  # by jax.jit, say, which refers to more of its own
+                stack += [(name, part) for part in gc.get_referents(thing)]
+    return frozenset(traits), reached
+
+
+def _look(G, z, G_kwargs, batch_kwargs):
+    """What to say of outputs that change, or None; and (dtype, name) of each operation in half precision."""
+    reached, half, verb = _survey(G)[1], [], "gives"
+    dicts = [(thing, dict(thing)) for thing in reached.values() if type(thing) is dict]
+    cells = [(thing, *gc.get_referents(thing)) for thing in reached.values() if isinstance(thing, types.CellType)]
+    drawn = _generator_states(reached)
+    with jax.default_matmul_precision("highest"):
+        equal = _equal_values(G, z, G_kwargs, batch_kwargs)
+        if equal is None or reached.keys() == _survey(G)[1].keys():  # else G would keep what is traced
+            try:
+                z = jax.ShapeDtypeStruct(z.shape, z.dtype)
+                traces = [jax.make_jaxpr(lambda z: G(z, **G_kwargs))(z) for _ in range(2)]
+                _follow(getattr(traces[0], "jaxpr", traces[0]), [True], half)
+                equal = _equal_traces(*traces) if equal is None else equal
+            except Exception as error:  # whatever G raises; Flax NNX this one, where a call would change a module
+                if equal is None and type(error).__name__ == "TraceContextError":
+                    equal, verb = False, "may give"
+    for thing, before in dicts:  # what was traced is put back
+        tracers = [name for name, value in list(thing.items()) if isinstance(value, jax.core.Tracer)]
+        thing.update((name, before[name]) for name in tracers if name in before)
+    for cell, *content in cells:
+        if content and isinstance(cell.cell_contents, jax.core.Tracer):
+            cell.cell_contents = content[0]
+    if equal is not False:
+        return None, half
+    cause = "it keeps state that a call changes, as a Flax NNX module in training mode does, or a Python object"
+    for name, state in _generator_states(reached).items():
+        if state != drawn[name]:
+            cause = f"it draws from {name} random generator; draw once and pass the numbers as a keyword argument"
+    outputs = "other outputs when it is called again with the same latents, which would be taken for curvature"
+    return f"G {verb} {outputs}: {cause}", half
+
+
+def _generator_states(reached):
+    """The states of NumPy's and Python's random generators, as text: of the global ones, and of those in reached."""
+    states = {"NumPy's": [np.random.get_state()], "Python's": [random.getstate()]}
+    for thing in reached.values():
+        if isinstance(thing, np.random.Generator):
+            states["NumPy's"].append(thing.bit_generator.state)
+        elif isinstance(thing, np.random.RandomState):
+            states["NumPy's"].append(thing.get_state())
+        elif isinstance(thing, random.Random):
+            states["Python's"].append(thing.getstate())
+    return {name: str(each) for name, each in states.items()}
+
+
+def _equal_values(G, z, G_kwargs, batch_kwargs):
+    """Whether the outputs of two calls are equal to rounding; None where there are no values to compare."""
+    few = _each_array(lambda array: array[:2], {name: G_kwargs[name] for name in batch_kwargs})
+    z = jax.lax.stop_gradient(z)
+    if isinstance(z, jax.core.Tracer):
+        return None
+    for latents, kwargs in ((z[:2], dict(G_kwargs, **few)), (z, G_kwargs)):
+        with contextlib.suppress(Exception):  # whatever G raises
+            calls = [jax.lax.stop_gradient(jax.tree_util.tree_leaves(G(latents, **kwargs))) for _ in range(2)]
+            if any(isinstance(output, jax.core.Tracer) for output in calls[0]):
+                return None
+            return len(calls[0]) == len(calls[1]) and all(
+                np.allclose(a, b, 0, 100 * jnp.finfo(b.dtype).eps * np.max(np.abs(b), initial=0), equal_nan=True)
+                for a, b in zip(*calls)
+            )
+    return None
+
+
+def _equal_traces(*traces):
+    """Whether two traces are of the same operations on the same constants, as far as the outputs need these."""
+    jaxprs = [getattr(trace, "jaxpr", trace) for trace in traces]
+    for a, b, *variables in zip(*(trace.consts for trace in traces), *(jaxpr.constvars for jaxpr in jaxprs)):
+        if a is not b and any(variable in _needed(jaxpr) for variable, jaxpr in zip(variables, jaxprs)):
+            if isinstance(a, jax.core.Tracer) or not np.array_equal(a, b):
+                return False
+    return len({re.sub(r" at 0x\w+", "", str(trace)) for trace in traces}) == 1
+
+
+def _needed(jaxpr, outputs=None):
+    """The variables that outputs of a jaxpr, all of them or those that are true in a list, are computed from."""
+    needed = {atom for atom, need in zip(jaxpr.outvars, outputs or [True] * len(jaxpr.outvars)) if need}
+    for equation in reversed(jaxpr.eqns):
+        if not needed.isdisjoint(equation.outvars):
+            needed.update(atom for atom in equation.invars if not hasattr(atom, "val"))
+    return needed
+
+
+def _follow(jaxpr, marks, half, outputs=None):
+    """Which outputs depend on the marked inputs; half gets (dtype, name) of what is in half precision on the way."""
+    marked, needed = {variable for variable, mark in zip(jaxpr.invars, marks) if mark}, _needed(jaxpr, outputs)
+    for equation in jaxpr.eqns:
+        name, outputs = equation.primitive.name, equation.outvars
+        marks = [not hasattr(atom, "val") and atom in marked for atom in equation.invars]
+        if not any(marks) or needed.isdisjoint(outputs):
+            continue
+        results, inside = [True] * len(outputs), list(jaxprs_in_params(equation.params))
+        if name in ("scan", "while"):  # of constants, what a step hands to the next, and what it slices, of other rank
+            step, before = inside[-1], None
+            last = len(marks) - sum(map(_differ_in_rank, equation.invars[::-1], step.invars[::-1]))
+            first = last - len(outputs) + sum(map(_differ_in_rank, outputs, step.outvars))
+            while marks != before:
+                before, results = list(marks), _follow(step, marks[len(marks) - len(step.invars) :], half)
+                marks[first:last] = map(max, marks[first:last], results)
+            if name == "while":
+                constants = marks[: len(inside[0].invars) - (last - first)]
+                results = map(max, results, _follow(inside[0], constants + marks[first:], half) * len(outputs))
+        elif inside:
+            known = name == "cond" or {len(inner.invars) for inner in inside} == {len(marks)}
+            results = [not known or (name == "cond" and marks[0])] * len(outputs)
+            for inner in inside:
+                given = marks[len(marks) - len(inner.invars) :] if known else [True] * len(inner.invars)
+                needs = [output in needed for output in outputs] if known else None
+                results = list(map(max, results, _follow(inner, given, half, needs)))
+        else:
+            half += [(out.aval.dtype, name) for out in outputs if out in needed and _is_half(out.aval.dtype)]
+        marked.update(output for output, result in zip(outputs, results) if result)
+    return [not hasattr(atom, "val") and atom in marked for atom in jaxpr.outvars]
+
+
+def _differ_in_rank(a, b):
+    return a.aval.ndim != b.aval.ndim
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 # Checks, and arguments made ready
 
 
 def _check_inputs(z, epsilon, G_kwargs, batch_kwargs=()):
-    """z and G_kwargs in at least float32, and the names of batch_kwargs."""
-    if not epsilon > 0:
-        raise ValueError(f"epsilon must be positive, got {epsilon}")
+    """z and G_kwargs in at least float32, epsilon such that it changes no dtype, and the names of batch_kwargs."""
+    if np.shape(epsilon) != ():
+        raise ValueError(f"epsilon must be a number, got an array of shape {np.shape(epsilon)}")
+    if not isinstance(epsilon, jax.core.Tracer):
+        if not float(epsilon) > 0:
+            raise ValueError(f"epsilon must be positive, got {epsilon}")
+        epsilon = float(epsilon)
     z = jnp.asarray(z)
     if not jnp.issubdtype(z.dtype, jnp.floating) or z.ndim == 0:
         raise ValueError(f"z must be a floating-point array with a batch axis, got {z.dtype} of shape {z.shape}")
@@ -321,7 +534,8 @@ def _check_inputs(z, epsilon, G_kwargs, batch_kwargs=()):
             if shape[:1] != z.shape[:1]:
                 problem = f"{name!r} must have the batch's length {len(z)} first, got shape {shape}"
                 raise ValueError(f"batch_kwargs: {problem}")
-    return (*_each_array(_at_least_float32, (z, G_kwargs)), batch_kwargs)
+    z, G_kwargs = _each_array(_at_least_float32, (z, G_kwargs))
+    return z, epsilon if isinstance(epsilon, float) else epsilon.astype(z.dtype), G_kwargs, batch_kwargs
 
 
 def _check_options(reduction, batched, memory, chunk_size, select):
@@ -420,8 +634,15 @@ def _warn_if_zero(penalties):
     penalties = jax.lax.stop_gradient(penalties)
     traced = any(isinstance(penalty, jax.core.Tracer) for penalty in penalties)
     if not traced and all(jnp.all(penalty == 0) for penalty in penalties):
-        message = "exact=True: every penalty is exactly 0, as on piecewise linear networks; use exact=False for those"
-        warnings.warn(message, stacklevel=3)
+        _warn("exact=True: every penalty is exactly 0, as on piecewise linear networks; use exact=False for those")
+
+
+def _warn(message):
+    """Warn at the line that called this file."""
+    frame, level = sys._getframe(), 1
+    while frame and frame.f_globals is globals():
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 _each_array = jax.tree_util.tree_map
@@ -429,9 +650,11 @@ _each_array = jax.tree_util.tree_map
 
 def _at_least_float32(value):
     """A half-precision array as float32, anything else as it is."""
-    dtype = getattr(value, "dtype", jnp.float32)
-    is_half = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
-    return jnp.asarray(value, jnp.float32) if is_half else value
+    return jnp.asarray(value, jnp.float32) if _is_half(getattr(value, "dtype", None)) else value
+
+
+def _is_half(dtype):
+    return dtype is not None and jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
 
 
 def _by_sample(array):
