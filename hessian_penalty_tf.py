@@ -29,12 +29,19 @@ What to know
   with ε: tune λ for one ε and keep it. The published TensorFlow code used the biased variance: multiply a λ tuned
   with it by (k − 1)/k (at k = 2, λ = 0.1 becomes 0.05).
 - Precision: half precision and TF32 ruin finite differences. A half-precision z is cast to float32, and a G that
-  goes back to half precision (Keras' mixed_float16) is refused. TensorFlow 2 uses TF32 on GPUs that have it, forward
-  and backward: call tf.config.experimental.enable_tensor_float_32_execution(False) when your program starts.
-- Randomness: TensorFlow cannot replay the random operations of a pass, so dropout or noise inside G would be taken
-  for curvature. Pass training=False; or draw the noise, or the seed of a tf.random.stateless_* operation, once, and
-  pass it to G as a keyword argument.
-- Batch normalisation in training mode mixes the samples of a batch: pass training=False there too.
+  computes in half precision anywhere between z and its outputs (Keras' mixed_float16) is refused. TensorFlow 2 uses
+  TF32 on GPUs that have it, forward and backward: call tf.config.experimental.enable_tensor_float_32_execution(False)
+  when your program starts.
+- State: all passes see G in the state in which the penalty finds it, and leaves it. Variables that a pass assigns are
+  put back: statistics of batch normalisation, the kernel in Keras' SpectralNormalization, seeds (Keras 3's dropout,
+  tf.random.Generator). In a graph for a Session they are not, and a warning says where outputs wait for an assignment.
+- Randomness: other random operations cannot be replayed, and would be taken for curvature. Pass training=False; or draw
+  the noise, or the seed of a tf.random.stateless_* operation, once, and pass it to G as a keyword argument.
+- The first call with a G checks it, which warns of outputs that change from pass to pass, and names the likely cause
+  (see check_generator). Inside tf.function, and in graphs, there are no values to compare: random operations of
+  TensorFlow are found there, NumPy's generator and other state are not. Nothing is known of what happens inside
+  tf.py_function; of a G that cannot be traced, only Keras' layers are checked for half precision.
+- Batch normalisation in training mode mixes the samples of a batch: pass training=False.
 - memory and chunk_size compute passes again for their gradient. It reaches z, variables, G's keyword arguments and, in
   graphs, whatever the graph holds; an eager tensor that G uses otherwise gets none: pass it as a keyword argument.
 - select cannot look at values in a graph or tf.function: try it once in eager mode, where it checks itself. The eager
@@ -42,9 +49,18 @@ What to know
 """
 
 import collections
+import contextlib
+import enum
 import functools
+import gc
 import inspect
+import itertools
+import random
+import re
+import sys
+import types
 import warnings
+import weakref
 
 import numpy as np
 import tensorflow as tf
@@ -64,8 +80,10 @@ def _not_by_autograph(function):
 
     @functools.wraps(function)
     def with_G_converted(G, *args, **kwargs):
-        G = autograph.tf_convert(G, autograph.control_status_ctx(), convert_by_default=False)
-        return as_it_is(G, *args, **kwargs)
+        converted = autograph.tf_convert(G, autograph.control_status_ctx(), convert_by_default=False)
+        if isinstance(converted, types.FunctionType) and converted is not G:
+            converted.__wrapped__ = G  # what it is recognised by
+        return as_it_is(converted, *args, **kwargs)
 
     with_G_converted.__signature__ = inspect.signature(function)
     del with_G_converted.__wrapped__  # AutoGraph would read the source of that
@@ -80,10 +98,11 @@ def hessian_penalty(
     """The Hessian Penalty of G at z, differentiable with respect to G's variables and z.
 
     :param G: function of a tensor like z, and of G_kwargs; returns one tensor or a list or tuple of tensors
-        (activations to regularise), of any shapes whose first axis is z's batch. It is called 2k times.
+        (activations to regularise), of any shapes whose first axis is z's batch. It is called 2k times, and a few times
+        more when it is new (see `check_generator`).
     :param z: floating-point tensor [N, ...] of latent codes; N may be unknown when a graph is built.
     :param k: number of directions, at least 2.
-    :param epsilon: step of the finite differences.
+    :param epsilon: step of the finite differences, a number or a scalar tensor; checked if its value is known.
     :param reduction: takes a tensor of penalties, one for each element of an activation, to a scalar. Of what ties for
         the maximum, in a graph or tf.function the first gets the whole gradient.
     :param return_separately: return a list with a scalar for each activation instead of their sum.
@@ -103,13 +122,14 @@ def hessian_penalty(
         must be known when a graph is built.
     :param batch_kwargs: names of those G_kwargs whose first axis is the batch.
     :param exact: refused: for derivatives without differences use hessian_penalty_pytorch or hessian_penalty_jax.
-    :raises ValueError: for arguments outside these bounds, and for outputs of G without the batch axis, in half
-        precision, or changing in number from pass to pass. Shapes unknown until a graph runs are checked then, with
+    :raises ValueError: for arguments outside these bounds, for half precision in G, and for outputs of G without the
+        batch axis or changing in number from pass to pass. Shapes unknown until a graph runs are checked then, with
         tf.errors.InvalidArgumentError.
     """
     if exact:
         raise ValueError("exact=True: TensorFlow has no exact mode, use hessian_penalty_pytorch or hessian_penalty_jax")
-    batch = _check(z, epsilon, G_kwargs, batch_kwargs, k, directions)
+    batch = _check(z, G_kwargs, batch_kwargs, k, directions)
+    epsilon = _check_epsilon(epsilon, batch.z)
     passes = _Passes(G, k, epsilon, _second_difference, epsilon**2, batched, memory)
     penalties = _penalties(passes, batch, reduction, chunk_size, select)
     return penalties if return_separately else tf.add_n(penalties)
@@ -128,9 +148,14 @@ def _second_difference(plus, minus, plus_0, minus_0):
 def _penalties(passes, batch, reduction, chunk_size=None, select=False):
     """The reduced variances of each activation."""
     _check_options(passes, reduction, chunk_size, select)
+    G, look = _steady(passes.G, batch, apart=not (select or passes.batched or chunk_size))
+    if look.draws and (select or passes.batched):
+        _warn(f"{'select' if select else 'batched'}=True is left out, since {look.draws}")
+        select, passes = False, passes._replace(batched=False)
+    passes = passes._replace(G=G)
     if chunk_size is not None:
-        return _of_chunks(passes, batch, reduction, chunk_size)
-    penalties = _of_selected_samples(passes, batch) if select else None
+        return _of_chunks(passes, batch, reduction, chunk_size, not look.draws)
+    penalties = _of_selected_samples(passes, batch, look.cause) if select else None
     if reduction in MAXIMA and not tf.executing_eagerly():
         reduction = _first_maximum
     return penalties or [reduction(variance) for variance in _variances(passes, batch)]
@@ -144,9 +169,7 @@ def _variances(passes, batch):
         """[m_i of each activation, m_i² of each activation]"""
         if not pivot:
             pivot.extend([tf.stop_gradient(output) for output in outputs] for outputs in (plus, minus))
-        counts = sorted({len(plus), len(minus), len(pivot[0])})
-        if len(counts) > 1:
-            raise ValueError(f"G must return as many activations in every pass, got {counts[0]} and {counts[-1]}")
+        _check_counts(plus, minus, pivot[0])
         measures = [passes.measure(*outputs) for outputs in zip(plus, minus, *pivot)]
         return measures + [tf.square(measure) for measure in measures]
 
@@ -199,7 +222,8 @@ def orojar_penalty(
     estimated as in `hessian_penalty`, from the same 2k passes. `reduction` takes the penalties of an activation, [N],
     to a scalar. They grow with the activation's number of elements. Everything else is as in `hessian_penalty`.
     """
-    batch = _check(z, epsilon, G_kwargs, batch_kwargs, k, directions)
+    batch = _check(z, G_kwargs, batch_kwargs, k, directions)
+    epsilon = _check_epsilon(epsilon, batch.z)
     passes = _Passes(G, k, epsilon, _difference_of_squared_slopes, (2 * epsilon) ** 2, batched, memory)
     penalties = _penalties(passes, batch, reduction, chunk_size)
     return penalties if return_separately else tf.add_n(penalties)
@@ -228,8 +252,10 @@ def diagonalness(G, z, epsilon=0.1, k=1, return_separately=False, *, axes=None, 
         method), nan for a single one.
     :raises ValueError: as `hessian_penalty`, of which the other parameters are, and for z of fewer than 2 components.
     """
-    batch = _check(z, epsilon, G_kwargs)
+    batch = _check(z, G_kwargs)
+    epsilon = _check_epsilon(epsilon, batch.z)
     axes, shape = _check_axes(axes, k, batch.z), tf.shape(batch.z)
+    G, _ = _steady(G, batch)
 
     def means(z):
         """Σ over pairs of the means over elements of |second differences| for H_aa and H_ab: [activations, N] each."""
@@ -284,7 +310,7 @@ def _rows(batch, rows):
     return _Batch(take(batch.z), tf.gather(batch.directions, rows, axis=1), kwargs, batch.batch_kwargs)
 
 
-def _of_selected_samples(passes, batch):
+def _of_selected_samples(passes, batch, cause):
     """The maxima of the variances, from the samples that hold them; None where all have to be differentiated."""
     N, sizes = _length(batch.z), []
 
@@ -309,8 +335,10 @@ def _of_selected_samples(passes, batch):
     else:
         if not tf.executing_eagerly() or _reproduce(penalties, maxima, tf.stack(sizes) / passes.unit):
             return penalties
-        problem = "fewer do not reproduce the maxima: G mixes samples, holds a batch (see batch_kwargs), or is random"
-    warnings.warn(f"select=True: all samples were differentiated, since {problem}", stacklevel=5)
+        problem = (
+            f"fewer do not reproduce the maxima: {cause or 'G mixes samples, or holds a batch (see batch_kwargs)'}"
+        )
+    _warn(f"select=True: all samples were differentiated, since {problem}")
     return None
 
 
@@ -337,14 +365,14 @@ def _reproduce(penalties, maxima, sizes):
     return bool(tf.reduce_all((tf.abs(roots - expected) <= tolerance) | ~tf.math.is_finite(expected)))
 
 
-def _of_chunks(passes, batch, reduction, chunk_size):
+def _of_chunks(passes, batch, reduction, chunk_size, batched):
     """The mean or sum of each activation's variances, a chunk of samples at a time."""
     N = _length(batch.z)
     if N is None:
         raise ValueError("chunk_size needs a batch of known length when a graph is built, got z of unknown length")
 
     # All passes of a chunk as one: they are alike small, and there is one set of gradients less to hold for each.
-    few = passes._replace(batched=passes.memory is None)
+    few = passes._replace(batched=batched and passes.memory is None)
 
     def penalties(z, begin):
         rows = tf.range(begin, min(begin + chunk_size, N))
@@ -460,13 +488,401 @@ def _added(totals, values):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The generator: all passes must see it in the same state, and it must compute in float32 or float64
+
+_Look = collections.namedtuple("_Look", "moved draws cause references")  # moved (handles), references: weak
+_looks = collections.OrderedDict()  # fingerprint: _Look, of the generators seen last
+MOST_LOOKS, MOST_OBJECTS, MOST_ITEMS = 128, 500, 50
+TOO_COARSE = "G must compute in float32 or float64 for its differences to count"
+CHANGES = "G gives other outputs when it is called again with the same latents, which would be taken for curvature"
+
+# Types of operations: those that assign to their first input, that draw random numbers, ...
+ASSIGNS = re.compile("Assign|Scatter|Apply|CountUpTo|^Rng|^Stateful(?!Part)")
+DRAWS = re.compile("^(Stateless)?(Random|Truncated|Parameterized|Multinomial|Shuffle)|^Stateful(?!Part)|^NonDeterm")
+CALLS = dict(PartitionedCall=["f"], While=["cond", "body"], If=["then_branch", "else_branch"], Case=["branches"])
+COPIES = ("Cast", "Identity", "IdentityN", "Placeholder")
+
+PLAIN = (bool, str, bytes, type(None), tf.DType, np.dtype, enum.Enum, types.CodeType)
+ARRAYS = (tf.Tensor, np.ndarray, np.generic)
+LIBRARIES = ("tensorflow", "tensorflow_core", "keras", "tf_keras", "numpy")
+
+
+@_not_by_autograph
+def check_generator(G, z, batch_kwargs=(), **G_kwargs):
+    """Check that the differences of G's outputs come from z alone and are precise, as far as can be seen.
+
+    Warns (UserWarning) if G gives other outputs when it is called again, naming the likely cause. The penalties call
+    this for every G that is new to them. It takes three passes with two samples, and one of which only the graph is
+    built; inside a tf.function only the latter. In a graph for a Session, the first pass is examined.
+
+    :param G, z, batch_kwargs, G_kwargs: those of `hessian_penalty`.
+    :raises ValueError: if G computes in half precision between z and its outputs.
+    """
+    batch = _check(z, G_kwargs, batch_kwargs)
+    if _in_session_graph():
+        _looked_at_when_built(G)(batch.z, **batch.kwargs)
+    else:
+        _look(G, batch)
+
+
+def _steady(G, batch, apart=True):
+    """Return G with its present state held for all passes, and the _Look at it, taken now if G is new.
+
+    :param apart: whether each pass has one direction and all samples, so that random numbers of one seed are the same.
+    """
+    nothing = _Look([], None, None, [])
+    if _in_session_graph():
+        return _looked_at_when_built(G, apart), nothing
+    fingerprint, _ = _fingerprint(G, batch)
+    look = _looks.get(fingerprint)
+    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        look = None  # each replica has variables of its own
+    if look is None or any(reference() is None for reference in look.references + look.moved):
+        look = _look(G, batch)
+        if look is None:
+            return G, nothing
+        built, references = _fingerprint(G, batch)  # G may have built itself in the meantime
+        _looks[fingerprint] = _looks[built] = look = look._replace(references=references)
+        while len(_looks) > MOST_LOOKS:
+            _looks.popitem(last=False)
+    handles = [reference() for reference in look.moved]
+    return _held_still(G, [handle for handle in handles if handle is not None]), look
+
+
+def _in_session_graph():
+    """Tell a graph for a Session, which runs only what it is asked for, from that of a tf.function."""
+    return not tf.executing_eagerly() and not hasattr(tf.compat.v1.get_default_graph(), "captures")
+
+
+def _held_still(G, handles):
+    """Wrap G so that in every call these variables start from their present values.
+
+    After a call they are what they were before it. In the backward pass that may differ from the values held.
+    """
+    if not handles:
+        return G
+    state = _read(handles)
+
+    def held(z, **kwargs):
+        found = _read(handles)
+        _assign(handles, state)
+        try:
+            return _activations(G, z, kwargs)
+        finally:
+            _assign(handles, found)
+
+    return held
+
+
+def _read(handles):
+    dtypes = [tf.as_dtype(handle._handle_data.shape_and_type[0].dtype) for handle in handles]
+    return [tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype) for handle, dtype in zip(handles, dtypes)]
+
+
+def _assign(handles, values):
+    for handle, value in zip(handles, values):
+        tf.raw_ops.AssignVariableOp(resource=handle, value=value)
+
+
+def _look(G, batch):
+    """Examine the graph of one pass and, in eager mode, compare two passes. None if G fails, as it then will again."""
+    eager, moved, draws, cause = tf.executing_eagerly(), None, None, None
+    few = _first_pass(G, batch) if eager else None  # before tracing, for weights or tables that G creates when called
+    if eager and few is None:
+        return None
+    try:
+        specification = tf.TensorSpec(batch.z.shape, batch.z.dtype)
+        traced = tf.compat.v1.wrap_function(lambda z: _activations(G, z, batch.kwargs), [specification])
+    except Exception:  # whatever it is that G cannot do in a graph
+        if not eager:
+            return None
+        _check_layers(G, batch)
+    else:
+        moved, draws, cause = _search(traced.graph.get_operations(), traced.inputs[0], traced.outputs, traced)
+    if eager:
+        moved, cause = _compare(G, few, moved, cause)
+    if cause:
+        _warn(f"{CHANGES}: {cause}")
+    return _Look([weakref.ref(handle) for handle in moved], draws, cause, [])
+
+
+def _first_pass(G, batch):
+    """Call G with two samples, or with all if it fails on two. Return those samples, or None if it always fails."""
+    handles = _handles(G, batch)
+    state = _read(handles)
+    for number in (2, None):
+        few = _rows(batch._replace(directions=batch.z[None]), tf.range(_length(batch.z))[:number])
+        try:
+            _pass(G, few)
+            return few
+        except Exception:  # whatever G raises
+            continue
+        finally:
+            _assign(handles, state)
+    return None
+
+
+def _pass(G, batch):
+    return _without_gradient(lambda z: _activations(G, z, batch.kwargs), batch)[0]
+
+
+def _compare(G, batch, moved, cause):
+    """Call G twice. Return the handles of the variables that a pass assigns, and why the outputs differ, or None."""
+    handles = _handles(G, batch) + (moved or [])
+    state, generators = _read(handles), _generators()
+    outputs = _pass(G, batch)
+    if moved is None:
+        pairs = zip(handles, state, _read(handles))
+        moved = [handle for handle, old, new in pairs if not np.array_equal(old.numpy(), new.numpy())]
+    _assign(handles, state)
+    again = _pass(_held_still(G, moved), batch)
+    _check_counts(outputs, again)
+    rounding = [100 * np.finfo(each.dtype.as_numpy_dtype).eps * tf.reduce_max(tf.abs(each)) for each in outputs]
+    if not any(tf.reduce_any(tf.abs(a - b) > small) for a, b, small in zip(outputs, again, rounding)):
+        return moved, cause  # random numbers without effect now may have one later
+    drawn = [name for name, old, new in zip(("NumPy", "Python"), generators, _generators()) if old != new]
+    if drawn:
+        cause = cause or f"{drawn[0]}'s generator draws new numbers (draw them once, and pass them to G)"
+    if batch.kwargs.get("training") is True:
+        cause = cause or "a layer is in training mode (pass training=False)"
+    return moved, cause or "it keeps state of its own"
+
+
+def _generators():
+    """Return the states of NumPy's and Python's global random generators."""
+    numpy_state = np.random.get_state()
+    return (numpy_state[1].tobytes(), *numpy_state[2:]), random.getstate()
+
+
+def _looked_at_when_built(G, apart=True):
+    """Wrap G so that what its first call adds to the graph is examined."""
+    looked = []
+
+    def looked_at(z, **kwargs):
+        before = None if looked else len(tf.compat.v1.get_default_graph().get_operations())
+        outputs = _activations(G, z, kwargs)
+        if not looked:
+            looked.append(True)
+            operations = tf.compat.v1.get_default_graph().get_operations()[before:]
+            _, draws, cause = _search(operations, z, outputs)
+            if draws and not apart:
+                cause = cause or f"{draws} (leave out select, batched and chunk_size)"
+            if cause:
+                _warn(f"{CHANGES}: {cause}")
+        return outputs
+
+    return looked_at
+
+
+def _search(operations, z, outputs, traced=None):
+    """Search one pass for half precision between z and the outputs, for assignments and for random operations.
+
+    :param traced: the function whose graph this is; None for a Session's graph, where assignments are not undone.
+    :return: handles of the variables assigned; what draws random numbers for each sample from a seed, and what makes
+        passes differ, as text (None if nothing does).
+    :raises ValueError: for half precision.
+    """
+    operations, forward, backward = list(operations), collections.defaultdict(list), collections.defaultdict(list)
+    for source, target in _flow(operations):
+        forward[id(source)].append(target)
+        backward[id(target)].append(source)
+    upstream = _reached(outputs, backward)
+    between = [tensor for key, tensor in _reached([z], forward, _holds_numbers).items() if key in upstream]
+    halves = [tensor for tensor in between if tensor.dtype.is_floating and tensor.dtype.size < 4]
+    for tensor in sorted(halves, key=lambda tensor: tensor.op.type in COPIES)[:1]:
+        raise ValueError(f"{TOO_COARSE}, got {tensor.dtype.base_dtype.name} from {_name(tensor.op)}")
+
+    new = {id(operation) for operation in operations}
+    behind = {id(tensor.op): tensor.op for tensor in upstream.values() if id(tensor.op) in new}
+    moved, draws, cause = [], None, None
+    if traced:
+        inside = {id(tensor): handle for tensor, handle in zip(traced.inputs[::-1], traced.captured_inputs[::-1])}
+        assigned = [operation.inputs[0] for operation in operations if _assigns(operation)]
+        origins = _reached(assigned, backward, lambda tensor: tensor.dtype == tf.resource)
+        moved = [inside[key] for key in origins if getattr(inside.get(key), "_handle_data", None)]
+    else:
+        earlier = {id(each): [*each.control_inputs, *(tensor.op for tensor in each.inputs)] for each in operations}
+        behind = _reached(behind.values(), earlier, lambda operation: id(operation) in new)
+    for operation in behind.values():
+        if _assigns(operation) and not traced:
+            cause = cause or f"it assigns {operation.inputs[0].op.name}"
+        elif DRAWS.search(operation.type) and not (operation.type.startswith("Stateless") or _assigns(operation)):
+            cause = cause or f"{_name(operation)} draws new numbers (pass training=False, or draw them in advance)"
+        elif DRAWS.search(operation.type) and operation.outputs[0].shape[:1].is_compatible_with(z.shape[:1]):
+            draws = draws or f"{_name(operation)} draws numbers for each sample"
+    return moved, draws, cause
+
+
+def _flow(operations):
+    """Generate the pairs of tensors (from, to) between which values flow, extending the list by called functions."""
+    seen = set()
+    for operation in operations:
+        inputs, outputs, bodies = list(operation.inputs), list(operation.outputs), _called(operation)
+        through = inputs if not bodies else inputs[: len(inputs) - len(bodies[0].inputs)]  # the condition of a call
+        yield from itertools.product(through, outputs)
+        if _assigns(operation):
+            yield from [(value, inputs[0]) for value in inputs[1:]]
+        for body in bodies:
+            taken = inputs[len(through) :]
+            yield from [*zip(taken, body.inputs), *zip(body.outputs, outputs)]
+            yield from [(inner, outer) for inner, outer in zip(body.inputs, taken) if outer.dtype == tf.resource]
+            if "While" in operation.type:
+                yield from [*zip(body.outputs, body.inputs), *zip(inputs, outputs)]
+            operations += [] if id(body) in seen else body.get_operations()
+            seen.add(id(body))
+
+
+def _called(operation):
+    """Return the graphs of the functions that an operation calls."""
+    names = []
+    for attribute in CALLS.get(re.sub("^State(ful|less)", "", operation.type), ()):
+        value = operation.get_attr(attribute)
+        names += [each.name for each in (value if isinstance(value, list) else [value])]
+    functions = [operation.graph._get_function(name) for name in names]
+    return [function.graph for function in functions if function is not None]
+
+
+def _reached(starts, edges, through=lambda each: True):
+    """Follow edges {id: [nodes]} from the starts, through nodes that pass a test. Return {id: node}."""
+    found, queue = {}, collections.deque(starts)
+    while queue:
+        each = queue.popleft()
+        if id(each) not in found and through(each):
+            found[id(each)] = each
+            queue.extend(edges.get(id(each), ()))
+    return found
+
+
+def _holds_numbers(tensor):
+    """Tell whether z's values can flow through a tensor: not if it holds integers, such as a shape, or strings."""
+    return not (tensor.dtype.is_integer or tensor.dtype.is_bool or tensor.dtype == tf.string)
+
+
+def _assigns(operation):
+    """Tell whether an operation writes to a variable, which is its first input."""
+    if not ASSIGNS.search(operation.type) or not operation.inputs:
+        return False
+    dtype = operation.inputs[0].dtype
+    return dtype == tf.resource or dtype != dtype.base_dtype  # a reference
+
+
+def _name(operation):
+    """Return an operation's type after the name of its layer or scope: dense/MatMul."""
+    return "/".join([*operation.name.split("/")[:-1][-1:], operation.type])
+
+
+def _check_layers(G, batch):
+    """Refuse Keras layers that compute in half precision, for want of a graph."""
+    for each in _reachable(G, batch):
+        for layer in each._flatten_layers() if hasattr(type(each), "_flatten_layers") else ():
+            dtype = tf.as_dtype(getattr(layer, "compute_dtype", None) or tf.float32)
+            if dtype.is_floating and dtype.size < 4:
+                raise ValueError(f"{TOO_COARSE}, got {dtype.name} from {layer.name}")
+
+
+def _handles(G, batch):
+    """Return the handles of the variables that are found behind G."""
+    handles = {}
+    for each in filter(_is_stateful, _reachable(G, batch)):
+        with contextlib.suppress(Exception):  # a model may not have been built
+            handles.update((id(variable.handle), variable.handle) for variable in getattr(each, "variables", [each]))
+    return list(handles.values())
+
+
+def _fingerprint(G, batch):
+    """Return what G is recognised by, even as a new lambda in each step, and weak references to what has its id in it.
+
+    That is code, models and variables by id, flags, names and dtypes; of other objects the type of arrays alone.
+    """
+    fingerprint, references = [tf.executing_eagerly(), batch.z.dtype, *sorted(batch.kwargs)], []
+    for each in _reachable(G, batch):
+        if isinstance(each, PLAIN):
+            fingerprint.append(each)
+        elif isinstance(each, ARRAYS):
+            fingerprint += [type(each), each.dtype]
+        elif _is_stateful(each):
+            with contextlib.suppress(TypeError):
+                references.append(weakref.ref(each))
+            policy, settings = getattr(each, "dtype_policy", None), getattr(each, "__dict__", {}).items()
+            fingerprint += [id(each), str(getattr(policy, "name", None)), bool(getattr(each, "trainable", True))]
+            fingerprint += [pair for pair in settings if isinstance(pair[1], (bool, str)) and pair[0][:1] != "_"]
+        elif isinstance(each, type):
+            fingerprint.append((each.__module__, each.__qualname__))
+    return tuple(fingerprint), references
+
+
+def _is_stateful(each):
+    """Tell whether it is a model, layer or tf.Module, or a variable (Keras' too)."""
+    return hasattr(type(each), "trainable_variables") or hasattr(type(each), "assign")
+
+
+def _reachable(G, batch):
+    """Generate what G and its arguments refer to, in closures, globals, attributes and containers, up to models."""
+    queue, seen = collections.deque([G, batch.kwargs]), {}
+    while queue and len(seen) < MOST_OBJECTS:
+        each = queue.popleft()
+        if isinstance(each, PLAIN):
+            yield each
+        elif id(each) not in seen:
+            seen[id(each)] = each
+            yield each
+            queue.extend(() if _is_stateful(each) or isinstance(each, ARRAYS) else _parts(each))
+
+
+def _parts(each):
+    """Return what an object refers to; one array of each kind, since lists of them may grow."""
+    function = each if isinstance(each, types.FunctionType) else None
+    module = function.__globals__.get("__name__") if function else type(each).__module__
+    if isinstance(each, (type, types.ModuleType)):
+        return ()
+    if str(module).split(".")[0] in LIBRARIES:
+        parts = [getattr(each, name, None) for name in ("__code__", "__wrapped__", "python_function")]
+        inside = vars(each).values() if hasattr(type(each), "_track_trackable") else ()  # it may have variables
+        return parts + [part for part in inside if not isinstance(part, PLAIN)]
+    if function:
+        parts = [function.__code__, function.__defaults__, function.__kwdefaults__, function.__closure__]
+        parts += _globals(function)
+    elif isinstance(each, list):
+        parts = [part for part in each[:MOST_ITEMS] if not isinstance(part, PLAIN)]
+    elif isinstance(each, dict):
+        parts = list(itertools.islice(each.values(), MOST_ITEMS))
+    else:
+        parts = gc.get_referents(each) + ([type(each).__call__] if callable(each) else [])
+    arrays = {(type(part), part.dtype): part for part in parts if isinstance(part, ARRAYS)}
+    return [part for part in parts if not isinstance(part, ARRAYS)] + list(arrays.values())
+
+
+def _globals(function):
+    """Return the values of the global names in a function's code, also of those in modules among them."""
+    names, codes = [], [function.__code__]
+    for code in codes:
+        names += code.co_names
+        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    values = [function.__globals__[name] for name in names if name in function.__globals__]
+    for module in [value for value in values if isinstance(value, types.ModuleType)]:
+        if module.__name__.split(".")[0] not in LIBRARIES:
+            values += [vars(module)[name] for name in names if name in vars(module)]
+    return values
+
+
+def _warn(message):
+    """Warn at the line of the caller, outside this file and TensorFlow."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and (
+        frame.f_globals is globals()
+        or str(frame.f_globals.get("__name__")).split(".")[0] in LIBRARIES
+        or "__autograph_generated" in frame.f_code.co_filename
+    ):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 # Checks
 
 
-def _check(z, epsilon, kwargs, batch_kwargs=(), k=None, directions=None):
+def _check(z, kwargs, batch_kwargs=(), k=None, directions=None):
     """A _Batch in float32 or float64, with k directions, drawn where none are given."""
-    if not epsilon > 0:
-        raise ValueError(f"epsilon must be positive, got {epsilon}")
     z = tf.convert_to_tensor(z)
     if not z.dtype.is_floating or z.shape.ndims == 0:
         raise ValueError(f"z must be a floating-point tensor with a batch axis, got {z.dtype.name} of shape {z.shape}")
@@ -483,6 +899,18 @@ def _check(z, epsilon, kwargs, batch_kwargs=(), k=None, directions=None):
             raise ValueError(f"batch_kwargs: {name!r} must have {found}")
     z = tf.cast(z, tf.float32) if z.dtype.size < tf.float32.size else z
     return _Batch(z, None if k is None else _check_directions(directions, k, z), kwargs, batch_kwargs)
+
+
+def _check_epsilon(epsilon, z):
+    """epsilon as a number; where its value is not known before a graph runs, as a tensor like z, unchecked."""
+    if tf.is_tensor(epsilon) or isinstance(epsilon, tf.Variable):
+        epsilon = tf.convert_to_tensor(epsilon)
+        if not hasattr(epsilon, "numpy"):
+            return tf.stop_gradient(tf.cast(tf.reshape(epsilon, []), z.dtype))
+        epsilon = float(epsilon.numpy())
+    if not epsilon > 0:
+        raise ValueError(f"epsilon must be positive, got {epsilon}")
+    return epsilon
 
 
 def _length(z):
@@ -556,12 +984,18 @@ def _activations(G, z, kwargs):
     return [_check_activation(tf.convert_to_tensor(output), z) for output in outputs]
 
 
+def _check_counts(*passes):
+    counts = sorted({len(outputs) for outputs in passes})
+    if len(counts) > 1:
+        raise ValueError(f"G must return as many activations in every pass, got {counts[0]} and {counts[-1]}")
+
+
 def _check_activation(output, z):
     batch, expected = output.shape[:1], z.shape[:1]
     if not batch.is_compatible_with(expected):
         raise ValueError(f"G must return the batch axis of z first: z is {z.shape}, the output is {output.shape}")
     if output.dtype not in (tf.float32, tf.float64):
-        raise ValueError(f"G must compute in float32 or float64 for its differences to count, got {output.dtype.name}")
+        raise ValueError(f"{TOO_COARSE}, got {output.dtype.name}")
     if batch.is_fully_defined() and expected.is_fully_defined():
         return output
     return _check_when_run(output, tf.shape(output)[:1], tf.shape(z)[:1], "G must return the batch axis of z first")

@@ -309,6 +309,9 @@ def test_little_memory_is_one_pair_of_passes_after_the_other(mode):
         def penalties():
             return [hessian_penalty(G, inputs["z"], K, memory="lean", directions=DIRECTIONS)]
 
+        if mode == "eager":
+            penalties()  # which begins with a look at G
+            log.clear()
         return {"gradient": weighted_gradients(penalties, [variables["first"]])[1][0]}
 
     compute(mode, function)
@@ -326,7 +329,9 @@ def test_what_g_is_called_with():
             calls.append(int(z.shape[0]))
             return [z * z[:, :1], z**2]
 
-        hessian_penalty(G, tf.constant(ARRAYS["z"]), K, **options)
+        for _ in range(2):  # the first call begins with a look at G
+            calls.clear()
+            hessian_penalty(G, tf.constant(ARRAYS["z"]), K, **options)
         return calls
 
     assert sizes() == [N] * 2 * K
@@ -372,15 +377,10 @@ def with_the_batch_size_inside(z):
 def test_select_falls_back_where_samples_do_not_stand_alone(G, reason):
     with pytest.warns(UserWarning, match=f"^select=True: all samples were differentiated, since .*{reason}") as caught:
         (value, gradient), (plain_value, plain_gradient) = select_and_plain(G, tf.constant(ARRAYS["z"]))
-    assert len(caught) == 1 and "\n" not in str(caught[0].message)
+    (message,) = [str(each.message) for each in caught if each.category is UserWarning]
+    assert "\n" not in message
     np.testing.assert_allclose(value, plain_value, rtol=1e-12)
     np.testing.assert_allclose(gradient, plain_gradient, rtol=1e-12)
-
-
-@eager_only
-def test_select_falls_back_where_g_is_random():
-    with pytest.warns(UserWarning, match="or is random"):
-        hessian_penalty(lambda z: z * tf.random.normal([4], dtype=z.dtype), tf.constant(ARRAYS["z"]), select=True)
 
 
 @eager_only
