@@ -214,7 +214,8 @@ def _maxima(variances, G, z, directions, G_kwargs, batch_kwargs, reduction, unit
     held = jax.lax.stop_gradient(z)
     of_samples = [_by_sample(v).max(axis=1) for v in jax.lax.stop_gradient(variances(held, directions, G_kwargs))]
     index = jnp.stack([jnp.argmax(values) for values in of_samples])
-    chosen = dict(G_kwargs, **_each_array(lambda array: array[index], {name: G_kwargs[name] for name in batch_kwargs}))
+    of_batch = {name: G_kwargs[name] for name in batch_kwargs}
+    chosen = dict(G_kwargs, **_each_array(lambda array: jnp.asarray(array)[index], of_batch))
     try:
         selected = variances(z[index], directions[:, index], chosen)
     except Exception as error:  # whatever G raises where a batch of another size does not fit

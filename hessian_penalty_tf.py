@@ -692,8 +692,7 @@ def _search(operations, z, outputs, traced=None):
     for tensor in sorted(halves, key=lambda tensor: tensor.op.type in COPIES)[:1]:
         raise ValueError(f"{TOO_COARSE}, got {tensor.dtype.base_dtype.name} from {_name(tensor.op)}")
 
-    new = {id(operation) for operation in operations}
-    behind = {id(tensor.op): tensor.op for tensor in upstream.values() if id(tensor.op) in new}
+    behind = {id(tensor.op): tensor.op for tensor in upstream.values()}
     moved, draws, cause = [], None, None
     if traced:
         inside = {id(tensor): handle for tensor, handle in zip(traced.inputs[::-1], traced.captured_inputs[::-1])}
@@ -702,7 +701,7 @@ def _search(operations, z, outputs, traced=None):
         moved = [inside[key] for key in origins if getattr(inside.get(key), "_handle_data", None)]
     else:
         earlier = {id(each): [*each.control_inputs, *(tensor.op for tensor in each.inputs)] for each in operations}
-        behind = _reached(behind.values(), earlier, lambda operation: id(operation) in new)
+        behind = _reached(behind.values(), earlier, lambda operation: id(operation) in earlier)
     for operation in behind.values():
         if _assigns(operation) and not traced:
             cause = cause or f"it assigns {operation.inputs[0].op.name}"

@@ -30,6 +30,7 @@ def run(tmp_path_factory):
     notebook.cells.append(nbformat.v4.new_code_cell(MEASURED))
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("OMP_NUM_THREADS", "2")
+        environment.setattr(run_notebook, "LONGEST", 3600)  # seconds for a cell, on a machine that is busy
         for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
             environment.setenv(name, "http://127.0.0.1:9")  # nobody answers there: it is to need no network
         run_notebook.execute(notebook, str(folder))
