@@ -225,7 +225,7 @@ def _maxima(variances, G, z, directions, G_kwargs, batch_kwargs, reduction, unit
     if not any(isinstance(value, jax.core.Tracer) for value in of_samples):
         found = jnp.stack([values[i] for values, i in zip(of_samples, index)])
         G_z = jax.lax.stop_gradient(_activations_of(G, z[index], chosen)(z[index]))
-        if not _reproduces(found, jnp.stack(jax.lax.stop_gradient(penalties)), G_z, jax.lax.stop_gradient(unit)):
+        if not _reproduces(found, jnp.stack(jax.lax.stop_gradient(penalties)), G_z, unit):
             change, _ = _look(G, z, G_kwargs, batch_kwargs)
             problem = change or "G mixes a batch's samples, or holds one (see batch_kwargs)"
             _warn(f"select=True: all samples were differentiated, since fewer do not reproduce the maxima: {problem}")
@@ -384,10 +384,7 @@ def _survey(*things):
         elif isinstance(thing, dict):
             stack += [(key if isinstance(key, str) else name, value) for key, value in list(thing.items())]
         else:
-            attributes = getattr(thing, "__dict__", None)
-            stack.append((name, attributes))
-            if "__wrapped__" not in (attributes or ()):  # by jax.jit, say, which refers to more of its own
-                stack += [(name, part) for part in gc.get_referents(thing)]
+            stack += [(name, part) for part in (getattr(thing, "__dict__", None), *gc.get_referents(thing))]
     return frozenset(traits), reached
 
 

@@ -292,8 +292,8 @@ def after_two_steps(z):
     """Half precision meets z only by way of what one step hands to the next."""
 
     def step(carry, _):
-        a, b, _ = carry
-        return (a, a, cast(jnp.sin)(b)), None
+        a, b, c = carry
+        return (a, a, cast(jnp.sin)(b)), jnp.sum(c @ W)
 
     return jax.lax.scan(step, (z, jnp.zeros_like(z), jnp.zeros_like(z)), None, length=3)[0][2] + z
 
@@ -307,6 +307,12 @@ def in_a_while_loop(z):
 def in_the_test_of_a_while_loop(z):
     scale, weight = jnp.ones((4,), HALF), jnp.full((4,), 2.0)  # constants of the test, and of the step
     return jax.lax.while_loop(lambda x: jnp.sum(x.astype(HALF) * scale) < 10, lambda x: x * weight, z**2)
+
+
+def in_a_constant_of_the_test(z):
+    weight = jnp.full((4,), 2.0)
+    steps = jax.lax.while_loop(lambda x: jnp.sum(z.astype(HALF) * HALF(2)) + x[0] < 10, lambda x: x * weight, weight)
+    return jnp.sin(z) * steps
 
 
 @jax.custom_jvp
@@ -350,6 +356,7 @@ COARSE = {
     "the second step of a scan": (after_two_steps, "bfloat16", "sin"),
     "while_loop": (in_a_while_loop, "bfloat16", "sin"),
     "the test of a while_loop": (in_the_test_of_a_while_loop, "bfloat16", "mul"),
+    "a constant of the test": (in_a_constant_of_the_test, "bfloat16", "mul"),
     "cond": (lambda z: jax.lax.cond(z[0, 0] > 9, cast(jnp.sin), as_it_is, z), "bfloat16", "sin"),
     "switch": (
         lambda z: jax.lax.switch(jnp.int32(z[0, 0]), [as_it_is, cast(jnp.sin), cast(jnp.cos)], z),
@@ -395,7 +402,7 @@ FINE = {
         lambda z: functools.reduce(lambda x, row: x + jnp.tanh(x[:, ::-1]) * row, DOUBLED, z),
     ),
     "what no output needs": (
-        lambda z: (jnp.tanh(z @ W), jnp.sin(z.astype(HALF)), two_outputs(z)[1])[0],
+        lambda z: (jnp.tanh(z @ W), jnp.sin(z.astype(HALF)), two_outputs(z)[1], repeated(cast(jnp.sin))(z))[0],
         lambda z: jnp.tanh(z @ W),
     ),
     "what a compiled network returns beside": (lambda z: two_outputs(z)[0], lambda z: jnp.tanh(z @ W)),
@@ -597,8 +604,9 @@ def test_the_look_takes_two_samples_with_what_belongs_to_them():
 def test_where_two_samples_do_not_fit_it_takes_all():
     y = jnp.ones((7, 4))
 
-    def G(z):
-        return jnp.tanh(z * y) * np.random.rand()
+    def G(z):  # traces of it are all the same
+        noise = jax.pure_callback(lambda: np.random.rand(), jax.ShapeDtypeStruct((), "float64"))
+        return jnp.tanh(z * y) * noise
 
     with pytest.warns(UserWarning, match="other outputs"):
         hessian_penalty(G, Z, key=KEY)
