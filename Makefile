@@ -49,6 +49,8 @@ $(SUITE_TARGETS) $(MODERN_SUITE_TARGETS): suite-%:
 lint: setup
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
+	@$(RUN) -m ruff check --line-length 100 hessian_penalty_*.py
+	@$(RUN) -m ruff format --check --line-length 100 hessian_penalty_*.py
 
 docs: setup
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs --quiet build --strict

@@ -255,10 +255,3 @@ def test_pairs_that_are_none_are_refused(frameworks, case):
             continue  # a graph does not know the values
         with pytest.raises(ValueError, match="axes must be pairs of different components from 0 to 3"):
             framework.diagonalness(lambda z: z, Z, axes=REFUSED_VALUES[case])
-
-
-@pytest.mark.parametrize("name", ["select", "batched", "memory", "chunk_size", "exact", "batch_kwargs"])
-def test_numpy_refuses_the_options_about_gradients(frameworks, name):
-    for function in (frameworks["numpy"].hessian_penalty, frameworks["numpy"].module.diagonalness):
-        with pytest.raises(ValueError, match=f"^{name} is about gradients, which NumPy does not compute"):
-            function(lambda z, **kwargs: z, Z, **{name: None})
