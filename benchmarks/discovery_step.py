@@ -2,17 +2,18 @@
 
     python benchmarks/discovery_step.py [cpu|cuda]
 
-On a CPU: a BigGAN of base width 16 at 128 px, batch 4, 120 directions, one thread. Where there is CUDA: that, and the
-published setting (base width 96, batch 24). The baseline orthonormalises row by row, makes 2k + 1 passes and takes the
-unbiased variance of Equation 5's second differences; the generator is the same frozen one, its weights random, and both
-get the same draws. Times are medians of interleaved steps in one process; each peak is that of a process of its own,
-less what it held before the first step. The last column is how far their gradients are apart.
+On a CPU: a BigGAN of base width 16 at 128 px, batch 4, 120 directions, one thread. With CUDA: the published setting
+(base width 96, batch 24), which gpu.py measures too. The baseline orthonormalises row by row, makes 2k + 1 passes and
+takes the unbiased variance of Equation 5's second differences; the generator is the same frozen one, its weights
+random, and both get the same draws. Times are medians of interleaved steps in one process; on a CPU each peak is that
+of a process of its own, less what it held before the first step. How far their first gradients are apart is printed
+too.
 """
 
 import argparse
 
 import torch
-from measure import count_from_here, in_a_fresh_process, in_turns, resident_peak
+from measure import count_from_here, in_a_fresh_process, in_turns, peak, resident_peak, synchronizer
 
 from biggan import directions
 from biggan.biggan import Generator, published_spec
@@ -20,10 +21,10 @@ from biggan.discovery import Discovery, Settings, draw
 from biggan.frozen import FrozenGenerator
 from hessian_penalty_pytorch import full_float32
 
-NDIRS, SEED = 120, 0
+NDIRS, SEED = 120, 0  # directions, or as many as z has components
 STEPS = {"cpu": 7, "cuda": 15}  # timed, of each algorithm
 ORTHONORMALISATIONS = 5
-SETTINGS = {"cpu": [(16, 4)], "cuda": [(16, 4), (96, 24)]}  # (base width, batch size)
+SETTINGS = {"cpu": (16, 4, 128), "cuda": (96, 24, 128)}  # base width, batch size, resolution
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -72,52 +73,55 @@ class Baseline:
 # Measurements
 
 
-def build(algorithm, ch, batch_size, device):
+def build(algorithm, ch, batch_size, resolution, device):
     """Return the Baseline or the Discovery, over the same generator and from the same A."""
     torch.manual_seed(SEED)
-    G = FrozenGenerator(Generator(published_spec(ch)), "random weights", device)
+    G = FrozenGenerator(Generator(published_spec(ch, resolution)), "random weights", device)
     space = directions.search_space("all", G.dim_z)
-    A = directions.initial("random", NDIRS, space, SEED)
+    A = directions.initial("random", min(NDIRS, G.dim_z), space, SEED)
     settings = Settings(batch_size=batch_size, seed=SEED)
     return Baseline(G, A, settings) if algorithm == "baseline" else Discovery(G, A, space, settings)
 
 
-def seconds_per_step(ch, batch_size, device):
-    """Return the median seconds of a step of each algorithm, and the relative distance of their first gradients."""
-    both = {name: build(name, ch, batch_size, device) for name in ("baseline", "ours")}
+def measured(setting, device, fresh):
+    """Return ({algorithm: median seconds of a step}, {algorithm: peak bytes}, relative distance of first gradients).
+
+    fresh: take each peak in a process of its own, as a CPU's have to be.
+    """
+    torch.backends.cudnn.benchmark = True  # for both; a CPU does not care
+    both = {name: build(name, *setting, device) for name in ("baseline", "ours")}
     for each in both.values():
         each.step()
     theirs, ours = (each.A.grad for each in both.values())
     distance = ((theirs - ours).norm() / theirs.norm()).item()
     steps = {name: each.step for name, each in both.items()}
-    return in_turns(steps, STEPS[device], torch.cuda.synchronize if device == "cuda" else None), distance
-
-
-def peak_memory(algorithm, ch, batch_size, device):
-    """Return the MiB that two steps take at their peak beyond what was held before them. Run it in a fresh process."""
-    torch.set_num_threads(1)
-    each = build(algorithm, ch, batch_size, device)
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+    if fresh:
+        peaks = {name: in_a_fresh_process("discovery_step", "peak_memory", name, setting) for name in both}
     else:
-        before = count_from_here()
+        peaks = {name: peak(step, device) for name, step in steps.items()}
+    return in_turns(steps, STEPS[device], synchronizer(device)), peaks, distance
+
+
+def peak_memory(algorithm, setting):
+    """Return the bytes that two steps take at their peak beyond what was held before. Run it in a fresh process."""
+    torch.set_num_threads(1)
+    each = build(algorithm, *setting, "cpu")
+    before = count_from_here()
     for _ in range(2):
         each.step()
-    return ((torch.cuda.max_memory_allocated() if device == "cuda" else resident_peak()) - before) / 2**20
+    return resident_peak() - before
 
 
-def orthonormalisation_seconds(function):
-    """Return the median seconds, forward and backward, at 120×120 on the CPU."""
+def orthonormalisation_seconds(device="cpu"):
+    """Return {algorithm: median seconds} of 120×120, forward and backward."""
     draws = directions.generator(SEED)
-    A, cotangent = (torch.randn(NDIRS, NDIRS, generator=draws) for _ in range(2))
+    A, cotangent = (torch.randn(NDIRS, NDIRS, generator=draws).to(device) for _ in range(2))
     A.requires_grad_()
-
-    def forward_and_backward():
-        torch.autograd.grad(function(A), A, cotangent)
-
-    forward_and_backward()
-    return in_turns({"": forward_and_backward}, ORTHONORMALISATIONS)[""]
+    both = {"baseline": gram_schmidt, "ours": directions.orthonormalise}
+    calls = {name: lambda function=each: torch.autograd.grad(function(A), A, cotangent) for name, each in both.items()}
+    for call in calls.values():
+        call()
+    return in_turns(calls, ORTHONORMALISATIONS, synchronizer(device))
 
 
 def main():
@@ -129,17 +133,16 @@ def main():
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU, one thread"
     print(f"PyTorch {torch.__version__}, {name}; {NDIRS} directions, 128 px, float32")
     print(f"{'':26} {'baseline':>10} {'ours':>10} {'ratio':>7}")
-    for ch, batch_size in SETTINGS[device]:
-        seconds, distance = seconds_per_step(ch, batch_size, device)
-        peak = ("discovery_step", "peak_memory")
-        memory = {name: in_a_fresh_process(*peak, name, ch, batch_size, device) for name in ("baseline", "ours")}
-        print(f"ch {ch}, batch {batch_size} (gradients differ by {distance:.1e})")
-        for what, values in (("seconds a step", seconds), ("peak memory, MiB", memory)):
-            ratio = values["ours"] / values["baseline"]
-            print(f"  {what:24} {values['baseline']:10.4g} {values['ours']:10.4g} {ratio:7.2f}")
-    theirs, ours = orthonormalisation_seconds(gram_schmidt), orthonormalisation_seconds(directions.orthonormalise)
+    seconds, peaks, distance = measured(SETTINGS[device], device, fresh=device == "cpu")
+    ch, batch_size, _ = SETTINGS[device]
+    print(f"ch {ch}, batch {batch_size} (gradients differ by {distance:.1e})")
+    for what, values, unit in (("seconds a step", seconds, 1), ("peak memory, MiB", peaks, 2**20)):
+        ratio = values["ours"] / values["baseline"]
+        print(f"  {what:24} {values['baseline'] / unit:10.4g} {values['ours'] / unit:10.4g} {ratio:7.2f}")
+    theirs, ours = orthonormalisation_seconds(device).values()
     print(f"orthonormalisation, ms     {1e3 * theirs:10.4g} {1e3 * ours:10.4g} {ours / theirs:7.4f}")
-    print(f"  that is {theirs / ours:.0f} times as fast, forward and backward, at {NDIRS}x{NDIRS} on the CPU")
+    where = "GPU" if device == "cuda" else "CPU"
+    print(f"  that is {theirs / ours:.0f} times as fast, forward and backward, at {NDIRS}x{NDIRS} on the {where}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Seconds and peak memory, as all benchmarks of this folder take them.
 
 Seconds: what is compared takes turns within one process, after one unmeasured turn each, and the median counts: so a
-busy machine slows all of it alike. Peaks: of a fresh process each, less what it held before the measured call.
+busy machine slows all of it alike. Peaks: of a fresh process each, less what it held before the measured call; on a
+GPU, whose allocator counts exactly, of one process, with all that is no longer used given back before (`peak`).
 """
 
+import gc
 import importlib
 import multiprocessing
 import os
@@ -46,6 +48,31 @@ def resident_peak():
     """The most bytes of memory that this process has held (Linux; getrusage would count its parent's too)."""
     with open("/proc/self/status") as stream:
         return next(1024 * int(line.split()[1]) for line in stream if line.startswith("VmHWM"))
+
+
+def synchronizer(device):
+    """Return a function that waits until the device has finished, for `timed`; None for the CPU."""
+    import torch
+
+    return torch.cuda.synchronize if device == "cuda" else None
+
+
+def peak(function, device):
+    """Return the bytes that function() takes at its peak beyond what was held before, on a GPU or (roughly) a CPU."""
+    import torch
+
+    gc.collect()
+    if device != "cuda":
+        before = count_from_here()
+        function()
+        return resident_peak() - before
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    function()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def in_a_fresh_process(module, function, *arguments, **environment):
