@@ -1,6 +1,6 @@
 """The Hessian Penalty (Peebles et al. 2020, arXiv 2008.10599) in PyTorch 1.13 and later.
 
-Copy this file anywhere; it needs PyTorch alone.
+Copy this file anywhere; it needs only PyTorch.
 
     from hessian_penalty_pytorch import full_float32, hessian_penalty
     loss = generator_loss + 0.05 * hessian_penalty(G, z)      # G: any function of z; z: [N, ...]
@@ -13,16 +13,16 @@ v a vector of independent random signs (Rademacher), it is
 
     Var_v(vᵀHv) = 2 · Σ_{i≠j} H_ij²
 
-estimated from k draws of v, each sample with its own, by central second differences
+estimated from k draws of v, separate ones for each sample, by central second differences
 
     vᵀHv ≈ s_i = (G(z + x_i) − 2 G(z) + G(z − x_i)) / ε²,   x_i = ε v_i            (Equation 5)
 
-and their unbiased variance over i. A variance stays as it is when all values are shifted: so G(z)
-is never computed, and every s_i is taken relative to s_0. Without this pivot, rounding errors would
-drown the float32 gradients of smooth networks.
+and their unbiased variance over i. The term −2 G(z) is the same in every s_i, and a constant shift
+leaves a variance unchanged: so G(z) is never computed. For the same reason s_0 can be subtracted
+from every s_i, which keeps the rounding errors of float32 small.
 
-What you have to know before you train with it (more in docs/penalty.md of the project):
-- Keep one ε: on piecewise linear (ReLU) networks the penalty changes with it.
+Before you train (more in docs/penalty.md of the project):
+- Choose ε once: on piecewise linear (ReLU) networks the penalty depends on it.
 - The published TensorFlow code used the biased variance. A weight λ that was tuned with it becomes
   λ (k − 1)/k here: at k = 2, 0.05 instead of 0.1.
 - Half precision and TF32 ruin second differences. They are off inside the call, but backward() runs
@@ -31,8 +31,8 @@ What you have to know before you train with it (more in docs/penalty.md of the p
   modules. Draw other random numbers once, and pass them to G as a keyword argument.
 - Batch normalization in training mode mixes the samples: call eval() on such layers first.
 - The first call with a new G runs it twice more, and warns if the two outputs differ.
-- torch.compile and CUDA graphs cannot do what needs values: random numbers are not held still
-  there, `select` is not verified, and TF32 is yours to switch off. Call `check_generator` before.
+- torch.compile and CUDA graphs cannot branch on tensor values: there random numbers are not held
+  still, `select` is not verified, and TF32 is yours to switch off. Call `check_generator` before.
 """
 
 import collections
@@ -59,7 +59,7 @@ from torch.utils.checkpoint import checkpoint
 Generator = Callable[..., Union[Tensor, Sequence[Tensor]]]
 
 # --------------------------------------------------------------------------------------------------
-# The penalty: all that you need to read
+# The penalty: its computation (helpers are in the sections below)
 
 
 def hessian_penalty(
@@ -72,8 +72,8 @@ def hessian_penalty(
     """Estimate the Hessian Penalty of G at z, differentiable with respect to G's parameters and z.
 
     Args:
-        G: Function of a tensor like z, and of G_kwargs, which is called 2k times. It returns one
-            tensor or a list of tensors (the activations to regularize), of any shapes [N, ...].
+        G: Function of z and G_kwargs, called 2k times. It returns a tensor or a list of tensors
+            (the activations to regularize), of any shapes [N, ...].
         z: Latent codes, floating point, [N, ...].
         k: Number of directions, at least 2.
         epsilon: Step of the finite differences, in units of z.
@@ -90,33 +90,37 @@ def hessian_penalty(
         exact: Use true second derivatives instead of differences, and ignore epsilon. They are zero
             on piecewise linear (ReLU) networks, whose kinks only differences can see.
         batch_kwargs: Names of those G_kwargs whose first axis is the batch. `select`, `batched` and
-            `chunk_size` need them; these take G to treat the samples independently.
+            `chunk_size` need them; they require that G treats samples independently.
 
     Returns:
-        A scalar, or a list of one scalar for each activation. All options but `exact` leave value
-        and gradient as they are, and change time and memory.
+        A scalar, or a list of one scalar for each activation. `select`, `batched`, `memory` and
+        `chunk_size` change time and memory only.
 
     Raises:
-        ValueError: For an argument outside these bounds, outputs without the batch axis or in a
-            number that changes from pass to pass, or half precision between z and the outputs.
+        ValueError: For an invalid argument, outputs without the batch axis or in a number that
+            changes from pass to pass, or half precision between z and the outputs.
     """
-    G, z, v = _prepare(G, z, epsilon, G_kwargs, batch_kwargs, _get_directions, directions, k)
+    z = _check_latents(z, epsilon)
+    v = _get_directions(directions, k, z)
+    generator = _hold_still(G, z, G_kwargs, batch_kwargs)
     if select or batched or memory or exact or chunk_size is not None:
-        options = (select, batched, memory, chunk_size, exact)
-        penalties = _with_options(_second_differences, G, z, v, epsilon, reduction, *options)
+        penalties = _with_options(
+            _second_differences, generator, z, v, epsilon, reduction,
+            select=select, batched=batched, memory=memory, chunk_size=chunk_size, exact=exact,
+        )  # fmt: skip
     else:
         with _float32(z):
-            variances = _variances(_second_differences(G, z, v, epsilon))
+            variances = _variances(_second_differences(generator, z, v, epsilon))
             penalties = [reduction(variance) for variance in variances]
     return penalties if return_separately else sum(penalties)
 
 
-def _second_differences(G, z, v, epsilon):
+def _second_differences(generator, z, v, epsilon):
     """Yield s_i − s_0 for i = 1 … k − 1, each a list with one tensor per activation."""
-    passes = G.passes([latents for x in epsilon * v for latents in (z + x, z - x)])
-    plus_0, minus_0 = next(passes), next(passes)
-    for plus, minus in zip(passes, passes):
-        # Equation 5, less the same for i = 0: G(z) cancels
+    pairs = generator.pairs(z, epsilon * v)
+    plus_0, minus_0 = next(pairs)
+    for plus, minus in pairs:
+        # Equation 5, less the same for i = 0: the terms −2 G(z) cancel
         yield [
             ((p - p_0) + (m - m_0)) / epsilon**2
             for p, p_0, m, m_0 in _zip(plus, plus_0, minus, minus_0)
@@ -125,7 +129,7 @@ def _second_differences(G, z, v, epsilon):
 
 def _variances(differences):
     """Return the unbiased variance of s_0 … s_k−1, given every s_i − s_0, for each activation."""
-    k, sums, squares = 1, [], []
+    k, sums, squares = 1, [], []  # of s_0 − s_0, which is 0
     for values in differences:
         k += 1
         sums = [total + d for total, d in zip(sums, values)] or values
@@ -136,26 +140,26 @@ def _variances(differences):
 class _Generator:
     """G as a function of z alone, which sees the same random numbers and buffers in every pass."""
 
-    def __init__(self, G, kwargs, batch_kwargs, state, look):
+    def __init__(self, G, kwargs, batch_kwargs, buffers, findings):
         self.G, self.kwargs, self.batch_kwargs = G, kwargs, batch_kwargs
-        self.state, self.look, self.random_state = state, look, _get_random_state()
+        self.buffers, self.findings, self.random_state = buffers, findings, _get_random_state()
 
-    def passes(self, latents):
-        """Yield the activations at each of the latents."""
-        for z in latents:
-            yield self(z)
+    def pairs(self, z, steps):
+        """Yield the activations at z + x and those at z − x, for each step x."""
+        for x in steps:
+            yield self(z + x), self(z - x)
 
     def __call__(self, z, **kwargs):
         """Run G once, and return its activations as a list."""
         _set_random_state(self.random_state)
-        with _replaced(self.state):
+        with _replaced(self.buffers):
             outputs = self.G(z, **dict(self.kwargs, **kwargs))
-        outputs = _as_list(outputs)
+        outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
         for output in outputs:
             _check_activation(output, z)
-        if not self.look.shares_memory and all(output.requires_grad for output in outputs):
-            return outputs
-        return [_copy(output) for output in outputs]
+        if not self.findings.shares_memory and all(output.requires_grad for output in outputs):
+            return list(outputs)
+        return [_copy(output) for output in outputs]  # the next pass may write to that memory
 
 
 # --------------------------------------------------------------------------------------------------
@@ -174,21 +178,23 @@ def orojar_penalty(
 
         Var_v(‖Jv‖²) = 2 · Σ_{i≠j} (J_iᵀJ_j)²,    Jv ≈ (G(z + εv) − G(z − εv)) / 2ε
 
-    estimated from the same 2k passes as `hessian_penalty`. It grows with the number of elements.
-    `reduction` takes the penalties of an activation, [N], to a scalar. The other arguments, the
-    value and the errors are those of `hessian_penalty`.
+    estimated from the same 2k passes as `hessian_penalty`. The penalty grows with the number of
+    elements of an activation. `reduction` takes its penalties, [N], to a scalar. The other
+    arguments, the value and the errors are those of `hessian_penalty`.
     """
-    G, z, v = _prepare(G, z, epsilon, G_kwargs, batch_kwargs, _get_directions, directions, k)
-    options = (False, batched, memory, chunk_size, False)
-    penalties = _with_options(_slope_differences, G, z, v, epsilon, reduction, *options)
+    z = _check_latents(z, epsilon)
+    v = _get_directions(directions, k, z)
+    penalties = _with_options(
+        _slope_differences, _hold_still(G, z, G_kwargs, batch_kwargs), z, v, epsilon, reduction,
+        batched=batched, memory=memory, chunk_size=chunk_size,
+    )  # fmt: skip
     return penalties if return_separately else sum(penalties)
 
 
-def _slope_differences(G, z, v, epsilon):
+def _slope_differences(generator, z, v, epsilon):
     """Yield ‖Jv_i‖² − ‖Jv_0‖² for i = 1 … k − 1, each a list with one tensor [N] per activation."""
-    passes = G.passes([latents for x in epsilon * v for latents in (z + x, z - x)])
     squares_0 = None
-    for plus, minus in zip(passes, passes):
+    for plus, minus in generator.pairs(z, epsilon * v):
         slopes = [(p - m) / (2 * epsilon) for p, m in _zip(plus, minus)]
         squares = [Jv.square().reshape(len(Jv), -1).sum(dim=1) for Jv in slopes]
         if squares_0 is not None:
@@ -209,7 +215,7 @@ def diagonalness(
     where G is linear. Unlike the penalty, it does not change when activations shrink.
 
     Args:
-        k: Number of random pairs (a, b) for each sample. The means are over these, elements and
+        k: Number of random pairs (a, b) for each sample. The means run over pairs, elements and
             samples, from central differences in 1 + 6k passes. All steps have the length √2 ε,
             since on piecewise linear networks a second difference depends on it.
         return_separately: Return a list with one result per activation, not their mean ratio.
@@ -221,17 +227,17 @@ def diagonalness(
         Diagonalness(ratio, standard_error), scalars without gradient. The standard error is that
         from the choice of samples (delta method), nan for a single sample.
     """
-    G, z, axes = _prepare(G, z, epsilon, G_kwargs, (), _get_axes, axes, k)
+    z = _check_latents(z, epsilon)
+    axes = _get_axes(axes, k, z)
+    generator = _hold_still(G, z, G_kwargs)
     e_a, e_b = (F.one_hot(axis, z[0].numel()).to(z) for axis in axes.unbind(dim=2))
     # H_aa from a step along e_a; 4 H_ab = uᵀHu − wᵀHw with u = e_a + e_b and w = e_a − e_b
     steps = torch.stack([2**0.5 * e_a, e_a + e_b, e_a - e_b], dim=1).reshape(3 * k, *z.shape)
     diagonal, off_diagonal = 0, 0  # [activations, N]
     with _without_gradient(), _float32(z):
-        passes = G.passes([z, *(latents for x in epsilon * steps for latents in (z + x, z - x))])
-        center = next(passes)
+        center, pairs = generator(z), generator.pairs(z, epsilon * steps)
         bends = (
-            [(p - c) + (m - c) for p, c, m in _zip(plus, center, minus)]
-            for plus, minus in zip(passes, passes)
+            [(p - c) + (m - c) for p, c, m in _zip(plus, center, minus)] for plus, minus in pairs
         )
         for along_a, along_u, along_w in zip(bends, bends, bends):
             diagonal += torch.stack([_mean_size(bend) / 2 for bend in along_a])
@@ -256,62 +262,65 @@ def _standard_error(residuals):
 
 
 # --------------------------------------------------------------------------------------------------
-# Options: the same value and gradient in less time or memory
+# Options: the same value and gradient in less time or memory, or exact derivatives
 #
-#   batched      G makes all passes as one                                   _Stacked
-#   memory       G makes passes that are computed again in backward()        _Recomputed
+#   batched      the generator makes all passes as one                       _Stacked
+#   memory       the generator makes passes that backward() makes again      _Recomputed
 #   chunk_size   the estimator runs on one chunk of rows after the other     _in_chunks
 #   select       the estimator runs on the rows that hold the maxima         _of_selected_rows
 #   exact        another estimator, of second derivatives                    _mixed_products
 
 
 def _with_options(
-    estimator, G, z, v, epsilon, reduction, select, batched, memory, chunk_size, exact
-):
+    estimator, generator, z, v, epsilon, reduction,
+    select=False, batched=False, memory=None, chunk_size=None, exact=False,
+):  # fmt: skip
     """Return the reduced variances of each activation."""
     _check_options(reduction, select, batched, memory, chunk_size, exact)
     estimator = _mixed_products if exact else estimator
-    G = _as(_Recomputed, G) if memory else _as(_Stacked, G) if batched else G
+    if memory or batched:
+        generator = _rewrap(_Recomputed if memory else _Stacked, generator)
 
-    def estimate(G, z, v):
-        return _variances(estimator(G, z, v, epsilon))
+    def estimate(generator, z, v):
+        return _variances(estimator(generator, z, v, epsilon))
 
     with _float32(z):
         if select:
-            unit = 1 if exact else epsilon**2  # by which rounding errors of G are divided
-            penalties = _of_selected_rows(estimate, G, z, v, reduction, unit)
+            divisor = 1 if exact else epsilon**2  # of rounding errors in G's outputs
+            penalties = _of_selected_rows(estimate, generator, z, v, reduction, divisor)
         elif chunk_size and chunk_size < len(z):
-            penalties = _in_chunks(estimate, G, z, v, reduction, int(chunk_size))
+            penalties = _in_chunks(estimate, generator, z, v, reduction, int(chunk_size))
         else:
-            penalties = [reduction(variance) for variance in estimate(G, z, v)]
-    if exact and not _is_recorded() and not any(p.detach().any() for p in penalties):
+            penalties = [reduction(variance) for variance in estimate(generator, z, v)]
+    if exact and not _is_recording() and not any(p.detach().any() for p in penalties):
         problem = "every penalty is exactly 0, as on piecewise linear networks"
         _warn(f"exact=True: {problem}; use exact=False for those")
     return penalties
 
 
-def _as(kind, G, kwargs=None):
-    """Return the same G as another kind of _Generator, or with other keyword arguments."""
-    return kind(G.G, kwargs or G.kwargs, G.batch_kwargs, G.state, G.look)
+def _rewrap(kind, generator, kwargs=None):
+    """Return a generator as another kind of it, or with other keyword arguments."""
+    g = generator
+    return kind(g.G, kwargs or g.kwargs, g.batch_kwargs, g.buffers, g.findings)
 
 
-def _rows(G, z, v, rows):
+def _rows(generator, z, v, rows):
     """Return the arguments of an estimator for some samples. rows: int64 [n]."""
-    kwargs = {name: G.kwargs[name].index_select(0, rows) for name in G.batch_kwargs}
-    G = _as(type(G), G, dict(G.kwargs, **kwargs))
-    return G, z.index_select(0, rows), None if v is None else v.index_select(1, rows)
+    of_rows = {n: generator.kwargs[n].index_select(0, rows) for n in generator.batch_kwargs}
+    generator = _rewrap(type(generator), generator, dict(generator.kwargs, **of_rows))
+    return generator, z.index_select(0, rows), v.index_select(1, rows)
 
 
 class _Stacked(_Generator):
     """Make passes as one, of as many times the samples."""
 
-    def passes(self, latents):
-        outputs = self.stacked(latents)
+    def pairs(self, z, steps):
+        outputs = self.stacked([latents for x in steps for latents in (z + x, z - x)])
         if not _has_changed(self.random_state):
-            return iter(outputs)
+            return zip(outputs[::2], outputs[1::2])
         problem = "G draws random numbers, so its passes were made one by one"
         _warn(f"batched=True: {problem}; is it in evaluation mode?")
-        return super().passes(latents)
+        return super().pairs(z, steps)
 
     def stacked(self, latents):
         """Return the activations at each of the latents, from one run of G."""
@@ -321,27 +330,32 @@ class _Stacked(_Generator):
 
 
 class _Recomputed(_Generator):
-    """Hold nothing of a pass, but of the last one, with which backward() begins."""
+    """Keep what the gradient of the last pass needs; make the others again in backward()."""
 
-    def passes(self, latents):
-        *others, last = latents
-        for z in others:
-            yield _recomputed(self, z)
-        yield self(last)
+    def pairs(self, z, steps):
+        inner = _rewrap(_Generator, self)
+        inner.random_state = []  # checkpoint puts it back, on z's device alone
+
+        def again(z):
+            _set_random_state(self.random_state)
+            return _checkpointed(inner, z)
+
+        *others, last = steps
+        for x in others:
+            yield again(z + x), again(z - x)
+        yield again(z + last), self(z - last)
 
 
-def _recomputed(function, z, *others):
+def _checkpointed(function, z, *others):
     """Return function(z, *others); what its gradient needs is computed again in backward()."""
 
     def precisely(z, *others):
         with _float32(z):
             return function(z, *others)
 
+    options = dict(use_reentrant=False, preserve_rng_state=not _is_recording())
     try:
-        keep_random_state = not _is_recorded()
-        return checkpoint(
-            precisely, z, *others, use_reentrant=False, preserve_rng_state=keep_random_state
-        )
+        return checkpoint(precisely, z, *others, **options)
     except RuntimeError as error:
         if "saved tensor hooks" not in str(error):
             raise
@@ -349,24 +363,26 @@ def _recomputed(function, z, *others):
         raise ValueError(f"{problem}: use select=True or a smaller batch there") from error
 
 
-def _in_chunks(estimate, G, z, v, reduction, chunk_size):
+def _in_chunks(estimate, generator, z, v, reduction, chunk_size):
     """Return the mean or sum of each activation's variances, from chunks of samples."""
 
     def share(z, rows):
         weight = len(rows) / len(z) if reduction is torch.mean else 1
-        return [weight * reduction(variance) for variance in estimate(*_rows(G, z, v, rows))]
+        variances = estimate(*_rows(generator, z, v, rows))
+        return [weight * reduction(variance) for variance in variances]
 
-    run = share if isinstance(G, _Recomputed) else functools.partial(_recomputed, share)
+    is_lean = isinstance(generator, _Recomputed)
+    run = share if is_lean else functools.partial(_checkpointed, share)
     *chunks, last = torch.arange(len(z), device=z.device).split(chunk_size)
     shares = [run(z, rows) for rows in chunks]
     return [sum(parts) for parts in zip(*shares, share(z, last))]
 
 
-def _of_selected_rows(estimate, G, z, v, reduction, unit):
+def _of_selected_rows(estimate, generator, z, v, reduction, divisor):
     """Return each activation's maximum, differentiated on the samples that hold the maxima."""
     random_state, penalties, problem = _get_random_state(), None, None
     try:
-        search = _as(_Search, G)
+        search = _rewrap(_Search, generator)
         with _without_gradient():
             variances = estimate(search, z, v)
         maxima = [variance.reshape(len(z), -1).amax(dim=1) for variance in variances]  # [N] each
@@ -374,29 +390,32 @@ def _of_selected_rows(estimate, G, z, v, reduction, unit):
         if len(z) > len(rows) and _has_changed(random_state):
             problem = "G draws random numbers"
         elif len(z) > len(rows):
-            few = G if isinstance(G, _Recomputed) else _as(_Stacked, G)
+            is_lean = isinstance(generator, _Recomputed)
+            few = generator if is_lean else _rewrap(_Stacked, generator)
             variances = estimate(*_rows(few, z, v, rows))
             penalties = [reduction(variance[a]) for a, variance in enumerate(variances)]
             maxima = torch.stack([values.max() for values in maxima])
-            if not (_is_recorded() or _reproduce(penalties, maxima, search.sizes / unit)):
-                problem = G.look.problem or "G mixes samples or holds a batch (see batch_kwargs)"
+            if not (_is_recording() or _reproduce(penalties, maxima, search.sizes / divisor)):
+                problem = "G mixes samples or holds a batch (see batch_kwargs)"
+                problem = generator.findings.problem or problem
                 problem = f"fewer do not reproduce the maxima: {problem}"
     except Exception as error:  # whatever G raises on a batch of another size
-        if _is_recorded():
+        if _is_recording():
             raise
         problem = f"G fails on another number of samples (see batch_kwargs): {error!r}"
     if penalties is None or problem:
         _set_random_state(random_state)
-        penalties = [reduction(variance) for variance in estimate(G, z, v)]
+        penalties = [reduction(variance) for variance in estimate(generator, z, v)]
     if problem:
         _warn(f"select=True: all samples were differentiated, since {problem}")
     return penalties
 
 
 class _Search(_Stacked):
-    """Make two passes as one, which is no slower, and note the size of the first outputs.
+    """Make each pair of passes as one, which is no slower, and note the size of the first outputs.
 
-    Make the first alone where there are no more samples than activations, and all are selected.
+    If there are at least as many activations as samples, all of these are selected, and the values
+    go unused: then run one pair.
     """
 
     sizes = None
@@ -407,12 +426,12 @@ class _Search(_Stacked):
             self.sizes = torch.stack([output.abs().max() for output in outputs])
         return outputs
 
-    def passes(self, latents):
-        pair = self.stacked(latents[:2])
-        yield from pair
-        selects_all = len(pair[0]) >= len(latents[0])
-        for i in range(2, len(latents), 2):
-            yield from pair if selects_all else self.stacked(latents[i : i + 2])
+    def pairs(self, z, steps):
+        pair = None
+        for x in steps:
+            if pair is None or len(pair[0]) < len(z):
+                pair = self.stacked([z + x, z - x])
+            yield pair
 
 
 def _reproduce(penalties, maxima, sizes):
@@ -425,30 +444,34 @@ def _reproduce(penalties, maxima, sizes):
     return bool((((roots - expected).abs() <= tolerance) | ~expected.isfinite()).all())
 
 
-def _mixed_products(G, z, v, epsilon):
-    """Yield v_iᵀHv_i − v_0ᵀHv_0 = 4 aᵀHb for i = 1 … k − 1, with a, b = (v_i ± v_0)/2."""
+def _mixed_products(generator, z, v, epsilon):
+    """Yield v_iᵀHv_i − v_0ᵀHv_0 = (v_i − v_0)ᵀH(v_i + v_0) for i = 1 … k − 1, without epsilon."""
     is_wanted = torch.is_grad_enabled()
-    for v_i in v[1:]:
-        with torch.enable_grad():
+    no_hooks = torch.autograd.graph.disable_saved_tensors_hooks("checkpoint")
+    with _refusing_what_has_no_derivative():
+        with torch.enable_grad(), _Differentiable(), _slow_attention(), no_hooks:
             leaf = z.view_as(z) if z.requires_grad else z.detach().requires_grad_()
-            try:
-                no_hooks = torch.autograd.graph.disable_saved_tensors_hooks("checkpoint")
-                with _Differentiable(), _slow_attention(), no_hooks:
-                    outputs = G(leaf)
-                slopes = _derivatives(outputs, leaf, (v_i - v[0]) / 2)
-                products = _derivatives(slopes, leaf, (v_i + v[0]) / 2)
-            except RuntimeError as problem:
-                missing = re.search(r"derivative for (\S+) is not implemented", str(problem))
-                if missing:
-                    problem = f"{missing.group(1)}, which has no second derivative"
-                elif "checkpoint" in f"{type(problem)}{problem}".lower():
-                    problem = (
-                        "torch.utils.checkpoint, which it cannot differentiate; switch that off"
-                    )
-                else:
-                    raise
-                raise ValueError(f"exact=True: G uses {problem}") from None
-        yield [4 * product if is_wanted else 4 * product.detach() for product in products]
+            outputs = generator(leaf)
+    for v_i in v[1:]:
+        with _refusing_what_has_no_derivative(), torch.enable_grad():
+            slopes = _derivatives(outputs, leaf, v_i - v[0])
+            products = _derivatives(slopes, leaf, v_i + v[0])
+        yield [product if is_wanted else product.detach() for product in products]
+
+
+@contextlib.contextmanager
+def _refusing_what_has_no_derivative():
+    try:
+        yield
+    except RuntimeError as error:
+        missing = re.search(r"derivative for (\S+) is not implemented", str(error))
+        if missing:
+            problem = f"{missing.group(1)}, which has no second derivative"
+        elif "checkpoint" in f"{type(error)}{error}".lower():
+            problem = "torch.utils.checkpoint, which it cannot differentiate; switch that off"
+        else:
+            raise
+        raise ValueError(f"exact=True: G uses {problem}") from None
 
 
 def _derivatives(outputs, z, v):
@@ -458,17 +481,15 @@ def _derivatives(outputs, z, v):
     Jv. Forward mode would take one pass, but applied twice it is wrong for several operations
     (PyTorch 2.14: normalization layers, det, solve, …).
     """
-    differentiable = [output for output in outputs if output.requires_grad]
-    us = [torch.ones_like(output).requires_grad_() for output in differentiable]
-    found = [None] * len(us)
-    if us:
-        options = dict(create_graph=True, allow_unused=True)
-        (gradient,) = torch.autograd.grad(differentiable, z, us, **options)
+    us = [torch.ones_like(output).requires_grad_() for output in outputs]
+    used = [(output, u) for output, u in zip(outputs, us) if output.requires_grad]
+    found, options = [None] * len(us), dict(create_graph=True, allow_unused=True)
+    if used:
+        differentiable, weights = zip(*used)
+        (gradient,) = torch.autograd.grad(differentiable, z, weights, **options)
         if gradient is not None and gradient.requires_grad:
             _check_graph(gradient.grad_fn)
             found = torch.autograd.grad(gradient, us, v, **options)
-    found = iter(found)
-    found = [next(found) if output.requires_grad else None for output in outputs]
     return [torch.zeros_like(output) if d is None else d for output, d in zip(outputs, found)]
 
 
@@ -552,27 +573,29 @@ _BY_GROUP_NORM = {
 # Arguments, and the numbers' precision
 
 
-def _prepare(G, z, epsilon, kwargs, batch_kwargs, draw, *drawn):
-    """Check arguments; return a _Generator, z in at least float32, and draw(*drawn, z)."""
-    if not (torch.is_tensor(epsilon) and _is_recorded()) and not epsilon > 0:
+def _check_latents(z, epsilon):
+    """Return z in float32 or float64."""
+    if not (torch.is_tensor(epsilon) and _is_recording()) and not epsilon > 0:
         raise ValueError(f"epsilon must be positive, got {epsilon}")
     if not torch.is_tensor(z) or not z.is_floating_point() or z.dim() == 0:
         found = f"{z.dtype} of shape {tuple(z.shape)}" if torch.is_tensor(z) else type(z).__name__
         raise ValueError(f"z must be a floating-point tensor with a batch axis, got {found}")
-    if isinstance(batch_kwargs, str):
-        raise ValueError(f"batch_kwargs must be a list of names, got {batch_kwargs!r}")
-    batch_kwargs = tuple(batch_kwargs)
-    for name in batch_kwargs:
+    return _at_least_float32(z)
+
+
+def _check_batch_kwargs(names, kwargs, z):
+    """Return the names of keyword arguments with a batch axis as a tuple."""
+    if isinstance(names, str):
+        raise ValueError(f"batch_kwargs must be a list of names, got {names!r}")
+    names = tuple(names)
+    for name in names:
         if name not in kwargs:
             raise ValueError(f"batch_kwargs names {name!r}, which was not passed")
         shape = tuple(getattr(kwargs[name], "shape", ()))
         if not torch.is_tensor(kwargs[name]) or shape[:1] != z.shape[:1]:
             problem = f"{name!r} must have the batch's length {len(z)} first, got shape {shape}"
             raise ValueError(f"batch_kwargs: {problem}")
-    z = _at_least_float32(z)
-    result = draw(*drawn, z)  # before the random state is noted that all passes see
-    kwargs = {name: _at_least_float32(value) for name, value in kwargs.items()}
-    return _hold_still(G, z, kwargs, batch_kwargs), z, result
+    return names
 
 
 def _get_directions(directions, k, z):
@@ -587,7 +610,7 @@ def _get_directions(directions, k, z):
     if tuple(v.shape) != expected:
         problem = f"[k, *z.shape] = {expected}, got {tuple(v.shape)}"
         raise ValueError(f"directions must have shape {problem}")
-    stray = [] if _is_recorded() else v[v.abs() != 1]
+    stray = [] if _is_recording() else v[v.abs() != 1]
     if len(stray):
         raise ValueError(f"directions must be +1 or -1 in every entry, got {stray[0].item()}")
     return v
@@ -636,7 +659,7 @@ def _get_axes(axes, k, z):
     return axes.long()
 
 
-TOO_COARSE = "G must compute in float32 or float64 for its differences to count"
+_TOO_COARSE = "G must compute in float32 or float64 for its differences to count"
 
 
 def _check_activation(output, z):
@@ -647,12 +670,12 @@ def _check_activation(output, z):
         found = f"z is {tuple(z.shape)}, the output is {tuple(output.shape)}"
         raise ValueError(f"G must return the batch axis of z first: {found}")
     if output.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"{TOO_COARSE}, got {output.dtype}")
+        raise ValueError(f"{_TOO_COARSE}, got {output.dtype}")
 
 
 def _copy(output):
     """Copy an output, which may be memory that the next pass writes to."""
-    if not _is_compiled() and "Graphed" in type(output.grad_fn).__name__:
+    if not _is_compiling() and "Graphed" in type(output.grad_fn).__name__:
         problem = "whose backward pass knows its last forward pass alone"
         cure = "pass the module that it was made of, and record the penalty as a whole"
         raise ValueError(f"G is a recorded CUDA graph, {problem}: {cure}")
@@ -666,10 +689,6 @@ def _zip(*passes):
         problem = f"got {counts[0]} and {counts[-1]}"
         raise ValueError(f"G must return as many activations in every pass, {problem}")
     return zip(*passes)
-
-
-def _as_list(outputs):
-    return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
 
 
 def _at_least_float32(value):
@@ -686,20 +705,20 @@ def _warn(message):
     warnings.warn(message, stacklevel=level)
 
 
-def _is_compiled():
+def _is_compiling():
     """Tell whether torch.compile is tracing this."""
     return getattr(getattr(torch, "compiler", None), "is_compiling", bool)()
 
 
-def _is_recorded():
+def _is_recording():
     """Tell whether torch.compile or a CUDA graph is recording, and values cannot be looked at."""
     cuda = torch.cuda
-    return _is_compiled() or (cuda.is_initialized() and cuda.is_current_stream_capturing())
+    return _is_compiling() or (cuda.is_initialized() and cuda.is_current_stream_capturing())
 
 
 def _get_random_state():
     """Return the states of PyTorch's generators, the CPU's first; [] while a graph is recorded."""
-    if _is_recorded():
+    if _is_recording():
         return []
     of_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return [torch.get_rng_state(), *of_gpus]
@@ -731,9 +750,12 @@ def _set_other_random_states(states):
 @contextlib.contextmanager
 def _float32(z):
     """Compute nothing in less than float32, unless G says so itself: no TF32, no autocast."""
-    is_available = getattr(torch.amp, "is_autocast_available", ["cpu", "cuda", "xpu"].__contains__)
-    device, off = z.device.type, contextlib.nullcontext()
-    with full_float32(), torch.autocast(device, enabled=False) if is_available(device) else off:
+    device, no_autocast = z.device.type, contextlib.nullcontext()
+    # PyTorch 2.11 cannot compile is_autocast_available, and older versions do not have it
+    is_available = getattr(torch.amp, "is_autocast_available", ["xpu"].__contains__)
+    if device in ("cpu", "cuda") or is_available(device):
+        no_autocast = torch.autocast(device, enabled=False)
+    with full_float32(), no_autocast:
         yield
 
 
@@ -745,7 +767,7 @@ def full_float32():
     of cuDNN and of matrix products may afterwards no longer follow torch.backends.fp32_precision
     where that is changed again.)
     """
-    if _is_recorded():  # the settings are then those of the caller
+    if _is_recording():  # the settings are then those of the caller
         yield
         return
     backends = torch.backends
@@ -799,11 +821,12 @@ def _set_precision(owner, precision):
 # Before the first call with a new G, two passes on two samples tell which modules a pass changes,
 # whether the outputs share memory, whether G repeats itself, and where half precision comes in.
 
-# changed: weak references to the modules that a pass changes, None for any; shares_memory: whether
-# two passes return the same memory; problem: why two passes over the same latents differ, or None
-_Look = collections.namedtuple("_Look", "changed shares_memory problem")
-_UNKNOWN = _Look(None, True, None)
-_SEEN = {}  # the looks at the generators met, by the key of `_survey`
+# changed: weak references to the modules that a pass changes; None: unknown
+# shares_memory: whether two passes return the same memory
+# problem: why two passes over the same latents differ, or None
+_Findings = collections.namedtuple("_Findings", "changed shares_memory problem")
+_UNKNOWN = _Findings(None, True, None)
+_SEEN = {}  # the findings on the generators met, by the key of `_survey`
 
 
 def check_generator(
@@ -811,29 +834,32 @@ def check_generator(
 ) -> None:
     """Look at G as the penalty does when it is new, for example before torch.compile.
 
-    Warns where G gives other outputs for the same latents. The arguments are those of
-    `hessian_penalty`.
+    Warns where G gives other outputs for the same latents. Does nothing for a G that was looked at
+    before. The arguments are those of `hessian_penalty`.
 
     Raises:
         ValueError: If G computes in half precision between z and its outputs.
     """
-    _prepare(G, z, 1, G_kwargs, batch_kwargs, lambda z: None)
+    _hold_still(G, _check_latents(z, 1), G_kwargs, batch_kwargs)
 
 
-def _hold_still(G, z, kwargs, batch_kwargs):
-    """Return a _Generator, with a copy of the state in which every pass is to see it."""
-    if _is_compiled():
+def _hold_still(G, z, kwargs, batch_kwargs=()):
+    """Return a _Generator, with a copy of the buffers that every pass is to see."""
+    batch_kwargs = _check_batch_kwargs(batch_kwargs, kwargs, z)
+    kwargs = {name: _at_least_float32(value) for name, value in kwargs.items()}
+    if _is_compiling():
         return _Generator(_with_copied_buffers(G), kwargs, batch_kwargs, (), _UNKNOWN)
     modules, key = _survey(G, kwargs)
     key |= {z.dtype, z.device, ("wrapped", _address(z) is None)}
-    if key not in _SEEN and not _is_recorded():
+    if key not in _SEEN and not _is_recording():
         if len(_SEEN) >= 1000:
             _SEEN.clear()
-        _SEEN[key] = _look(_Generator(G, kwargs, batch_kwargs, (), _UNKNOWN), z, modules)
-    look = _SEEN.get(key, _UNKNOWN)
-    if look.changed is not None:
-        modules = [module for module in (reference() for reference in look.changed) if module]
-    return _Generator(G, kwargs, batch_kwargs, _copied(_state(modules)), look)
+        _SEEN[key] = _first_look(_Generator(G, kwargs, batch_kwargs, (), _UNKNOWN), z, modules)
+    findings = _SEEN.get(key, _UNKNOWN)
+    if findings.changed is not None:
+        alive = (reference() for reference in findings.changed)
+        modules = [module for module in alive if module is not None]
+    return _Generator(G, kwargs, batch_kwargs, _copied(_buffers(modules)), findings)
 
 
 def _with_copied_buffers(G):
@@ -848,55 +874,53 @@ def _with_copied_buffers(G):
     return held_still
 
 
-def _look(G, z, modules):
-    """Look at a _Generator with two samples, or with all where that fails.
+def _first_look(generator, z, modules):
+    """Run G twice with two samples, or with all where that fails. Return the _Findings.
 
-    On a GPU with all at once: an index beyond the second sample would not be an exception there but
-    the end of the program.
+    On a GPU with all at once: there an index beyond the second sample would be a device-side
+    assertion, which cannot be caught.
     """
-    rows_of_few = [] if len(z) <= 2 or z.is_cuda else [torch.arange(2, device=z.device)]
-    for rows in [*rows_of_few, None]:
-        few, samples, _ = (G, z, None) if rows is None else _rows(G, z, None, rows)
+    for n in [len(z)] if len(z) <= 2 or z.is_cuda else [2, len(z)]:
+        few, samples, _ = _rows(generator, z, z[None], torch.arange(n, device=z.device))
         try:
-            look, half = _compare_passes(few.G, samples, few.kwargs, modules)
+            findings, half = _compare_passes(few.G, samples, few.kwargs, modules)
         except Exception:  # whatever G raises here; the penalty's own passes will show it
             continue
         if half:
-            raise ValueError(f"{TOO_COARSE}, got {half}")
-        if look.problem:
+            raise ValueError(f"{_TOO_COARSE}, got {half}")
+        if findings.problem:
             problem = "G gives other outputs when it is called again with the same latents"
-            _warn(f"{problem}, which would be taken for curvature: {look.problem}")
-        return look
+            _warn(f"{problem}, which would be taken for curvature: {findings.problem}")
+        return findings
     return _UNKNOWN
 
 
 def _compare_passes(G, z, kwargs, modules):
-    """Return a _Look at two passes, which leave nothing behind, and where half precision is."""
+    """Return _Findings on two passes, which leave nothing behind, and where half precision is."""
     random_state, others = _get_random_state(), _get_other_random_states()
-    state = _copied(_state(modules))
+    buffers = _copied(_buffers(modules))
     attributes = [(vars(module), dict(vars(module))) for module in modules]
     eagerly = contextlib.nullcontext
-    if (
-        "torch._dynamo" in sys.modules
-    ):  # otherwise nothing is compiled, and its import takes seconds
-        eagerly = getattr(torch.compiler, "set_stance", eagerly)  # PyTorch 2.6 and later
+    if "torch._dynamo" in sys.modules:  # else nothing is compiled, and its import takes seconds
+        eagerly = getattr(getattr(torch, "compiler", None), "set_stance", eagerly)  # PyTorch 2.6
     try:
         with _without_gradient(), _float32(z), eagerly("force_eager"):
-            with _replaced(state) as changed, _HalfPrecision() as followed:
-                outputs = _as_list(G(z.clone(), **kwargs))
+            with _replaced(buffers) as given, _HalfPrecision() as followed:
+                outputs = G(z.clone(), **kwargs)
                 first, half = followed.copies(outputs)
-            drawn = [
-                n for n, then in others.items() if repr(_get_other_random_states()[n]) != repr(then)
-            ]
+                changed = _find_changed(buffers, given)
+            now = _get_other_random_states()
+            drawn = [name for name in others if repr(now[name]) != repr(others[name])]
             _set_random_state(random_state)
-            with _replaced(state):
-                second = _as_list(G(z, **kwargs))
+            with _replaced(buffers):
+                second = G(z, **kwargs)
     finally:
         for now, before in attributes:
             now.clear()
             now.update(before)
         _set_random_state(random_state)
         _set_other_random_states(others)
+    outputs, second = _tensors([outputs]), _tensors([second])
     problem = None
     if len(first) != len(second) or any(map(_differ, first, second)):
         problem = "it keeps state that is no buffer of a module it refers to"
@@ -905,7 +929,7 @@ def _compare_passes(G, z, kwargs, modules):
             problem = f"it draws from {drawn[0]} random generator; pass what changes"
         problem = f"{problem} as a keyword argument, drawn once"
     shares_memory = not {*map(_address, outputs)}.isdisjoint(map(_address, second))
-    return _Look([weakref.ref(module) for module in changed], shares_memory, problem), half
+    return _Findings(changed, shares_memory, problem), half
 
 
 def _differ(first, second):
@@ -955,11 +979,8 @@ class _HalfPrecision(TorchDispatchMode):
 
     def copies(self, outputs):
         """Return copies of the outputs, and the half-precision operation before them or None."""
-        copies, origins = [], []
-        for output in outputs:
-            copies.append(output.clone())
-            origins.append(self.last)
-        return copies, next((origin[0] for origin in origins if origin), None)
+        pairs = [(output.clone(), self.last) for output in _tensors([outputs])]  # clone sets last
+        return [copy for copy, _ in pairs], next((origin[0] for _, origin in pairs if origin), None)
 
 
 def _tensors(nest):
@@ -968,44 +989,36 @@ def _tensors(nest):
     return [item for items in flat for item in items if torch.is_tensor(item)]
 
 
-def _state(modules):
+def _buffers(modules):
     """List what a pass may change: (module, its dict of them, name, tensor).
 
     That is buffers, and vectors that take no gradient: some spectral norms have them as parameters.
     """
-    state = []
+    found = []
     for module in modules:
-        frozen = [
-            (n, p) for n, p in module._parameters.items() if p is not None and not p.requires_grad
-        ]
-        state += [(module, module._buffers, *each) for each in module._buffers.items()]
-        state += [(module, module._parameters, n, p) for n, p in frozen if p.dim() == 1]
-    return [entry for entry in state if not torch.nn.parameter.is_lazy(entry[3])]
+        stores, parameters = (module._buffers, module._parameters), module._parameters.items()
+        found += [(module, stores[0], *each) for each in module._buffers.items()]
+        frozen = [(n, p) for n, p in parameters if p is not None and not p.requires_grad]
+        found += [(module, stores[1], n, p) for n, p in frozen if p.dim() == 1]
+    return [entry for entry in found if not torch.nn.parameter.is_lazy(entry[3])]
 
 
-def _copied(state):
-    """Copy the tensors of a state, each of them once where it is shared."""
-    copies = {id(tensor): tensor.clone() for *_, tensor in state if tensor is not None}
-    return [(*rest, copies.get(id(tensor))) for *rest, tensor in state]
+def _copied(buffers):
+    """Copy the tensors among buffers, each of them once where it is shared."""
+    copies = {id(tensor): tensor.clone() for *_, tensor in buffers if tensor is not None}
+    return [(*rest, copies.get(id(tensor))) for *rest, tensor in buffers]
 
 
 @contextlib.contextmanager
-def _replaced(state):
-    """Give modules copies of this state, which a pass may change, and their own back afterwards.
-
-    Yields a list, which at the end holds the modules that the pass has changed.
-    """
-    own = [(store, dict(store.items())) for store in {id(s): s for _, s, *_ in state}.values()]
-    given, changed = _copied(state), []
-    for _, store, name, tensor in given:
-        store[name] = tensor
+def _replaced(buffers):
+    """Give modules copies of these buffers, which a pass may change, and their own afterwards."""
+    stores = {id(store): store for _, store, *_ in buffers}.values()
+    own, given = [(store, dict(store.items())) for store in stores], _copied(buffers)
     try:
-        yield changed
+        for _, store, name, tensor in given:
+            store[name] = tensor
+        yield given
     finally:
-        for (module, store, name, now), (*_, before) in zip(given, state):
-            is_same = dict(store.items()).get(name) is now
-            if not is_same or (now is not None and (now._version or not torch.equal(now, before))):
-                changed.append(module)
         for store, before in own:
             for name in [name for name, _ in store.items() if name not in before]:
                 del store[name]
@@ -1013,10 +1026,22 @@ def _replaced(state):
                 store[name] = tensor
 
 
+def _find_changed(buffers, given):
+    """Return weak references to the modules whose buffers a pass has written to."""
+    changed = {}
+    for (module, store, name, now), (*_, before) in zip(given, buffers):
+        is_same = dict(store.items()).get(name) is now
+        if is_same and now is not None:  # in inference mode tensors have no version
+            is_same = (now.is_inference() or not now._version) and torch.equal(now, before)
+        if not is_same:
+            changed[module] = weakref.ref(module)
+    return list(changed.values())
+
+
 @contextlib.contextmanager
 def _without_gradient():
     """Keep gradients off, and cache no parametrized weight: it would have none later either."""
-    cache = None if _is_recorded() else parametrize._cache
+    cache = None if _is_recording() else parametrize._cache
     if cache is not None:
         parametrize._cache = {}
     try:
@@ -1078,7 +1103,7 @@ def _references(item, modules, marks):
     else:
         marks.add(weakref.ref(type(item)))
         pairs = vars(item).items()
-    plain = (Tensor, str, int, float, complex)  # they come and go, and change nothing that G does
+    plain = (Tensor, str, int, float, complex)  # they change from call to call
     pairs = itertools.islice(pairs, 100)
     return [
         (str(n), v) for n, v in pairs if not issubclass(type(v), plain) or (n and type(v) is bool)

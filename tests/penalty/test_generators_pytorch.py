@@ -715,3 +715,14 @@ def test_an_epsilon_that_is_a_tensor_may_be_annealed_under_torch_compile(z):
         assert penalty(torch.tensor(epsilon, dtype=torch.float64)).item() == pytest.approx(expected.item(), rel=1e-6)
     with pytest.raises(ValueError, match="epsilon must be positive"):
         hessian_penalty(torch.tanh, z, epsilon=torch.tensor(-1.0))
+
+
+def test_the_state_is_held_still_in_inference_mode(z):
+    G = MOVING["spectral_norm"]()
+    state = copy.deepcopy(G.state_dict())
+    with torch.inference_mode(), no_warnings():
+        value = hessian_penalty(G, z, reduction=torch.mean, directions=signs())
+    assert value.item() == pytest.approx(by_hand(MOVING["spectral_norm"](), z, signs())[0], rel=1e-9)
+    assert all(torch.equal(state[key], value) for key, value in G.state_dict().items())
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"got torch\.bfloat16 from "):
+        hessian_penalty(own_dtype(torch.bfloat16), z.float())
