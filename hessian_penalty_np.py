@@ -12,7 +12,7 @@ v a vector of independent random signs (Rademacher), it is
 
     Var_v(vᵀHv) = 2 · Σ_{i≠j} H_ij²
 
-estimated from k draws of v, each sample with its own, by the unbiased variance of
+estimated from k draws of v, separate ones for each sample, by the unbiased variance of
 
     vᵀHv ≈ (G(z + εv) − 2 G(z) + G(z − εv)) / ε²            (Equation 5)
 
@@ -32,7 +32,7 @@ import numpy as np
 Generator = Callable[..., Union[np.ndarray, Sequence[np.ndarray]]]
 
 # --------------------------------------------------------------------------------------------------
-# The penalty: all that you need to read
+# The penalty: its computation (helpers are in the sections below)
 
 
 def hessian_penalty(
@@ -64,7 +64,7 @@ def hessian_penalty(
     penalties = []
     for outputs in _zip(passes):
         plus, minus = outputs[0::2], outputs[1::2]
-        # Equation 5, less the same for the first direction: G(z) cancels, and the variance stays
+        # Equation 5, less the same for the first direction: the terms −2 G(z) cancel
         vHv = [((p - plus[0]) + (m - minus[0])) / epsilon**2 for p, m in zip(plus, minus)]
         penalties.append(reduction(np.var(vHv, axis=0, ddof=1)))
     return sum(penalties)
