@@ -92,7 +92,6 @@ def hessian_penalty(
         batch_kwargs: Names of those G_kwargs (arrays, or pytrees of them) whose first axis is the
             batch. `select` and `chunk_size` need them; they require that G treats
             samples independently.
-        **G_kwargs: Passed on to G, which therefore has no keyword of the names above.
 
     Returns:
         A scalar, or a list of one scalar for each activation. `select`, `batched`, `memory` and

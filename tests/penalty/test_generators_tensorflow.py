@@ -607,7 +607,7 @@ def test_in_a_session_a_look_adds_nothing_to_the_graph():
     def operations(look):
         with tf.Graph().as_default() as graph, pytest.MonkeyPatch.context() as patch:
             if not look:
-                patch.setattr(hessian_penalty_tf, "_looked_at_when_built", lambda G, apart: G)
+                patch.setattr(hessian_penalty_tf, "_examined_when_built", lambda G: G)
             first, second = (tf.compat.v1.get_variable(name, initializer=WEIGHTS[name]) for name in ("first", "second"))
             G = lambda z: [tf.tanh(z @ first), tf.tanh(z @ first) @ second]  # noqa: E731
             hessian_penalty(G, tf.compat.v1.placeholder(tf.float64, [N, NZ]), select=True)
