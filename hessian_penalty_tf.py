@@ -692,9 +692,7 @@ def check_generator(G: Generator, z: tf.Tensor, batch_kwargs: Iterable[str] = ()
     The penalties call this for every G that is new to them. It takes three passes with two samples,
     and one of which only the graph is built; inside a tf.function only the latter, in which NumPy's
     generator and other state are not seen. In a graph for a Session, the first pass is examined.
-
-    Args:
-        G, z, batch_kwargs, **G_kwargs: Those of `hessian_penalty`.
+    The arguments are those of `hessian_penalty`.
 
     Raises:
         ValueError: If G computes in half precision between z and its outputs.

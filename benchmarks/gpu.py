@@ -481,14 +481,14 @@ def main():
     for name in missing:
         print(f"not installed: {name}; left out for that: {PACKAGES[name]}", flush=True)
     if "torch" in missing:
-        sys.exit("nothing can be done without PyTorch")
+        parser.exit(2, "gpu.py: nothing can be done without PyTorch\n")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside; what was done is written"))
     os.environ["PYTHONPATH"] = os.pathsep.join([*PATHS, *filter(None, [os.environ.get("PYTHONPATH")])])
     run = Run(arguments, missing)
     try:
         described, problem = run.do(60, "describe", arguments.device)
         if problem:
-            sys.exit(f"no GPU can be used: {problem} (--device cpu --quick makes a dry run)")
+            parser.exit(2, f"gpu.py: no GPU can be used: {problem} (--device cpu --quick makes a dry run)\n")
         run.machine, card = described
         run.say(run.machine)
         if run.output is None:

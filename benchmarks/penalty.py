@@ -26,7 +26,6 @@ from measure import RETURN_MEMORY, in_a_fresh_process, machine
 
 RESULTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results")
 PACKAGES = {"pytorch": "torch", "tensorflow": "tensorflow", "jax": "jax"}
-WHERE = ("cpu", "float32")  # the device, and what the caller computes in
 FRAMEWORKS = {"pytorch": "PyTorch", "tensorflow": "TensorFlow", "jax": "JAX"}
 
 # A block: what is compared with one and the same definition.
@@ -121,11 +120,11 @@ def measured(block):
     module = f"penalty_{block.framework}"
     setting = (block.network, block.k, block.reduction, block.centre)
     options = {"definition": None, **{call: row.options for call, row in block.rows.items()}}
-    times = in_a_fresh_process(module, "times_and_errors", *setting, options, block.turns, *WHERE)
+    times = in_a_fresh_process(module, "times_and_errors", *setting, options, block.turns)
     peaks = {}
     if block.takes_peaks:
         for call, each in options.items():
-            peaks[call] = in_a_fresh_process(module, "peak_memory", *setting, each, *WHERE, **RETURN_MEMORY)
+            peaks[call] = in_a_fresh_process(module, "peak_memory", *setting, each, **RETURN_MEMORY)
     lines, beyond = [], []
     for call, (seconds, error, first) in times.items():
         row = block.rows.get(call, Row(None, None, None))
@@ -211,7 +210,7 @@ def main():
     os.environ.update(OMP_NUM_THREADS="1", TF_CPP_MIN_LOG_LEVEL="3")  # before the processes that measure begin
 
     begin, tables, beyond = time.time(), [], []
-    versions = [in_a_fresh_process(f"penalty_{framework}", "versions", "cpu") for framework in frameworks]
+    versions = [in_a_fresh_process(f"penalty_{framework}", "versions") for framework in frameworks]
     for block in blocks([*frameworks, *(["compile"] if arguments.compile else [])], arguments.only):
         lines, missed = measured(block)
         tables.append((description(block), lines))

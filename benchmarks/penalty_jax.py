@@ -70,7 +70,7 @@ def flat(gradients):
     return np.concatenate([np.asarray(gradient, np.float64).ravel() for gradient in jax.tree.leaves(gradients)])
 
 
-def times_and_errors(network, k, reduction, centre, options, turns, device, caller):
+def times_and_errors(network, k, reduction, centre, options, turns):
     """As in penalty_pytorch.py."""
     with jax.enable_x64(True):
         truth = flat(step(k, reduction, None)(*problem(network, k, jnp.float64)))
@@ -83,11 +83,11 @@ def times_and_errors(network, k, reduction, centre, options, turns, device, call
     return {name: (seconds[name], float(errors[name]), first[name]) for name in steps}
 
 
-def peak_memory(network, k, reduction, centre, options, device, caller):
+def peak_memory(network, k, reduction, centre, options):
     """Return the bytes that the compiled step takes beside its arguments and results: XLA plans all of it ahead."""
     compiled = step(k, reduction, options).lower(*problem(network, k, jnp.float32)).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-def versions(device):
+def versions():
     return f"JAX {jax.__version__}"

@@ -143,7 +143,7 @@ def distance(found, truth):
 # Measurements on a CPU, for penalty.py
 
 
-def times_and_errors(network, k, reduction, centre, options, turns, device="cpu", caller="float32"):
+def times_and_errors(network, k, reduction, centre, options, turns):
     """Return {name: (seconds, gradient error, seconds of the first call)} of options ({name: keywords or None}).
 
     The error: relative distance from the definition's gradient in float64.
@@ -151,7 +151,7 @@ def times_and_errors(network, k, reduction, centre, options, turns, device="cpu"
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", FutureWarning)
     warnings.filterwarnings("ignore", message="exact=True")  # what it says is the point of that row
-    truth = true_gradient(k, reduction, centre, *network, device)
+    truth = true_gradient(k, reduction, centre, *network, "cpu")
     problem = build(*network)
     steps = {name: step(problem, k, reduction, each, centre) for name, each in options.items()}
     first, errors = {}, {}
@@ -162,7 +162,7 @@ def times_and_errors(network, k, reduction, centre, options, turns, device="cpu"
     return {name: (seconds[name], errors[name], first[name]) for name in steps}
 
 
-def peak_memory(network, k, reduction, centre, options, device="cpu", caller="float32"):
+def peak_memory(network, k, reduction, centre, options):
     """Return the bytes that a step takes at its peak beyond what was held before: G, z and the gradients' storage."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", FutureWarning)
@@ -178,7 +178,7 @@ def peak_memory(network, k, reduction, centre, options, device="cpu", caller="fl
     return resident_peak() - before
 
 
-def versions(device="cpu"):
+def versions():
     return f"PyTorch {torch.__version__}"
 
 

@@ -82,7 +82,7 @@ def flat(gradients):
     return np.concatenate([gradient.numpy().astype(np.float64).ravel() for gradient in gradients])
 
 
-def times_and_errors(network, k, reduction, centre, options, turns, device, caller):
+def times_and_errors(network, k, reduction, centre, options, turns):
     """As in penalty_pytorch.py."""
     use_one_thread()
     truth = flat(step(build(network, tf.float64), k, reduction, None, centre)())
@@ -94,7 +94,7 @@ def times_and_errors(network, k, reduction, centre, options, turns, device, call
     return {name: (seconds[name], float(errors[name]), first[name]) for name in steps}
 
 
-def peak_memory(network, k, reduction, centre, options, device, caller):
+def peak_memory(network, k, reduction, centre, options):
     """As in penalty_pytorch.py; the gradients are new tensors here, and so counted."""
     use_one_thread()
     kind, _, batch_size = network
@@ -106,5 +106,5 @@ def peak_memory(network, k, reduction, centre, options, device, caller):
     return resident_peak() - before
 
 
-def versions(device):
+def versions():
     return f"TensorFlow {tf.__version__}"

@@ -4,7 +4,8 @@
     name  meaning        an entry of a definition list, as are `:param name: meaning` and `:raises Error: when`
     - item               an item of a list
 
-and everything else paragraphs, in which only `code` is marked up.
+and everything else paragraphs, in which only `code` is marked up. Docstrings in Google's style (Args:, Returns:,
+Raises:) are left to Griffe from their first section on.
 """
 
 import itertools
@@ -31,7 +32,8 @@ class PlainDocstrings(griffe.Extension):
 
 def rewrite(obj):
     if obj.docstring is not None:
-        obj.docstring.value = to_markdown(obj.docstring.value)
+        text, *sections = re.split(r"(?=^(?:Args|Returns|Raises):$)", obj.docstring.value, maxsplit=1, flags=re.M)
+        obj.docstring.value = "\n\n".join([to_markdown(text), *sections])
 
 
 def to_markdown(text):
