@@ -131,7 +131,8 @@ def worker():
         try:
             answer(value=TASKS[task["name"]](*task["arguments"], report=lambda part: answer(part=part)))
         except Exception as problem:
-            traceback.print_exc()
+            if task["name"] != "describe":  # where it is that there is no GPU
+                traceback.print_exc()
             answer(problem=_in_a_line(problem))
 
 
