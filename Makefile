@@ -1,6 +1,7 @@
 # make demo    render, train, look; then discover directions: the whole of it in a few minutes
 # make test    the test suite
 # make test-portability  the tests as on other machines: other instruction sets, busy cores (an hour)
+# python tools/mutate.py  deliberate mistakes in the penalty files, and which test notices each (a quarter of an hour)
 # make docs    the documents as a site, with the API: build/docs/index.html
 # make notebook  the tour from top to bottom, keeping its outputs in the file
 # They set up what they need in .venv the first time. PYTHON=python3.12 chooses an interpreter, with a .venv of its own.

@@ -1,7 +1,6 @@
 """exact=True in PyTorch against dense Hessians by reverse mode over reverse mode, in float64."""
 
 import contextlib
-import warnings
 
 import numpy as np
 import pytest
@@ -191,45 +190,23 @@ def test_other_layers_have_their_true_second_derivatives(name, z):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Options, warnings, refusals
-
-
-class Several(nn.Module):
-    """Activations of different shapes: a smooth one, one that is linear in z, one that does not depend on z."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.last = nn.Linear(NZ, WIDTH), nn.Linear(WIDTH, 6)
-        self.double()
-
-    def forward(self, z, scale):
-        hidden = self.first(z)
-        return torch.tanh(self.last(torch.tanh(hidden)) * scale).reshape(len(z), 2, 3), hidden, torch.ones(len(z), 2)
-
-
-@pytest.mark.parametrize("options", [dict(select=True), dict(batched=True)], ids=str)
-@pytest.mark.parametrize("k", [2, 3, 5])
-def test_options_change_nothing(k, options, z):
-    G, scale = Several(), torch.rand(N, 1, dtype=torch.float64)
-
-    def penalty(G, z, **options):
-        return hessian_penalty(G, z, k, directions=signs(k), exact=True, scale=scale, **options)
-
-    expected = value_and_gradients(lambda G, z: dense_penalties(lambda z: G(z, scale)[0], z, signs(k)).max(), G, z)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert_same(value_and_gradients(penalty, G, z), expected)
-        found = value_and_gradients(lambda G, z: penalty(G, z, batch_kwargs=["scale"], **options), G, z)
-    assert_same(found, expected)
+# Refusals, and what counts
 
 
 def test_no_gradient_is_needed_from_outside(z):
-    G = Several().requires_grad_(False)
+    G = Network(nn.Tanh()).requires_grad_(False)
     with torch.no_grad():
-        value = hessian_penalty(G, z, exact=True, directions=signs(2), scale=1)
+        value = hessian_penalty(G, z, exact=True, directions=signs(2))
     assert not value.requires_grad
-    assert value.item() == hessian_penalty(G.requires_grad_(), z, exact=True, directions=signs(2), scale=1).item()
+    assert value.item() == hessian_penalty(G.requires_grad_(), z, exact=True, directions=signs(2)).item()
+
+
+def test_activations_that_do_not_bend_or_do_not_depend_on_z_have_none(z):
+    weight = torch.randn(NZ, WIDTH, dtype=torch.float64)
+    penalties = hessian_penalty(
+        lambda z: [torch.tanh(z @ weight), z @ weight, torch.ones(N, 2)], z, exact=True, return_separately=True
+    )
+    assert penalties[0] > 0 and penalties[1] == penalties[2] == 0
 
 
 def test_only_the_argument_counts_and_not_what_else_is_made_from_z(z):
@@ -269,13 +246,6 @@ def test_layer_norm_by_keywords(z):
     ):
         G.layer = Function(norm)
         assert hessian_penalty(G, z, directions=signs(2), exact=True).item() == pytest.approx(expected, rel=1e-9)
-
-
-def test_piecewise_linear_networks_have_none_and_it_says_so(z):
-    G = nn.Sequential(nn.Linear(NZ, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 3)).double()
-    with pytest.warns(UserWarning, match="exact=True: every penalty is exactly 0, .* exact=False"):
-        assert hessian_penalty(G, z, exact=True) == 0
-    assert hessian_penalty(G, z) > 0
 
 
 class OnceOnly(torch.autograd.Function):

@@ -17,8 +17,9 @@ import weakref
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_options_tensorflow import DIRECTIONS, MODES, NZ, WEIGHTS, K, N, compute, eager_only, tensorflow_2
-from test_penalty_tensorflow import assert_passes_eagerly, needs_another_process
+from frameworks import assert_passes_eagerly, needs_another_process
+from test_options import DIRECTIONS, NZ, WEIGHTS, K, N
+from test_penalty_tensorflow import MODES, compute, eager_only, tensorflow_2
 
 import hessian_penalty_np
 import hessian_penalty_tf
