@@ -953,6 +953,7 @@ class _HalfPrecision(TorchDispatchMode):
         super().__init__()
         self.origins = {}  # address of a tensor: (half-precision operation before it, is it a cast)
         self.last = None  # the origin of the latest result
+        self.lost = None  # the latest origin of all, for outputs that could not be followed
         self.alive = []  # the tensors followed, so that no address is used again
 
     @classmethod
@@ -966,13 +967,13 @@ class _HalfPrecision(TorchDispatchMode):
             return results  # these take no more than a shape
         keys = map(_address, _tensors([args, *(kwargs or {}).values()]))
         origins = [self.origins[key] for key in keys if key in self.origins]
-        self.last = next(filter(None, origins), None)
+        self.last = next(filter(None, origins), None) if origins else self.lost
         if origins or not self.origins:
             outputs = [t for t in _tensors([results]) if t.is_floating_point() or t.is_complex()]
             half = next((t for t in outputs if torch.finfo(t.dtype).bits < 32), None)
             is_cast = "copy" in name or "convert" in name
             if half is not None and (self.last is None or (self.last[1] and not is_cast)):
-                self.last = (f"{half.dtype} from {name}", is_cast)
+                self.last = self.lost = (f"{half.dtype} from {name}", is_cast)
             self.origins.update((_address(output), self.last) for output in outputs)
             self.alive += outputs
         return results
