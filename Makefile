@@ -19,7 +19,7 @@ demo: setup
 
 # TensorFlow and PyTorch are imported in one order only, so the suites run in processes of their own: two at a time, the
 # longest first, each printed when it ends; a thread each, since threads that outnumber the cores wait for each other.
-SUITES := tests/progan tests/biggan tests/penalty tests/utils tests/portable
+SUITES := tests/penalty tests/progan tests/biggan tests/utils tests/portable
 MODERN_SUITES := tests/documents tests/browser tests/gpu  # what they need has left Python 3.7 behind
 SUITE_TARGETS := $(SUITES:%=suite-%)
 MODERN_SUITE_TARGETS := $(MODERN_SUITES:%=suite-%)
