@@ -64,12 +64,13 @@ def test_epsilon_may_be_traced():
     def traced(epsilon):
         return {name: value_and_gradients(epsilon, some) for name, some in options.items()}
 
-    expected = jax.jit(lambda: value_and_gradients(0.3, plain.values()))()
-    values = {name: penalty(epsilon=0.1, **each) for name, each in plain.items()}
-    for (name, results), other, true in zip(traced(0.3).items(), traced(0.1).values(), expected):
-        for result, (value, _) in zip(results, other):
-            assert_same(result, true)
-            assert_same(value, values[name])
+    expected = jax.jit(lambda: {name: value_and_gradients(0.3, [each]) for name, each in plain.items()})()
+    large, small = traced(0.3), traced(0.1)
+    for name, each in plain.items():
+        value_at_small = penalty(epsilon=0.1, **each)
+        for result, (value, _) in zip(large[name], small[name]):
+            assert_same(result, expected[name][0])
+            assert_same(value, value_at_small)
 
     def total(epsilon):
         return sum(penalty(epsilon=epsilon, **each) for some in options.values() for each in some)
