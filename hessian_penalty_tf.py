@@ -676,7 +676,7 @@ _looks = collections.OrderedDict()  # fingerprint: _Look, of the generators seen
 
 
 class _Look:
-    """What is known of a generator."""
+    """Findings about a generator, from the first look at it."""
 
     def __init__(self, moved=(), draws=None, cause=None):
         self.moved = [weakref.ref(handle) for handle in moved]  # of variables that a pass assigns

@@ -263,7 +263,7 @@ def end_with_children(process):
 
 
 class Run:
-    """What has been done so far, the time that is left, and the file with the results."""
+    """A run of the script: its results so far, the time that is left, and the file to write."""
 
     def __init__(self, arguments, missing):
         self.arguments, self.missing, self.begin = arguments, missing, time.time()

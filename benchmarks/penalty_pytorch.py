@@ -1,4 +1,4 @@
-"""What penalty.py and gpu.py measure in PyTorch: the definition written out, the networks, one step."""
+"""PyTorch's side of penalty.py and gpu.py: the definition written out, the networks, one step, how it is measured."""
 
 import functools
 import gc
