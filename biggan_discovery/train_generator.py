@@ -12,6 +12,7 @@ from biggan import experiments, parallel
 from experiment_utils import options, runs
 from experiment_utils.errors import Interrupted, OptionError, run_command
 from experiment_utils.files import write_json
+from experiment_utils.image_files import VALUE_RANGE
 from experiment_utils.options import at_least, not_negative, option, positive, power_of_two, random_seed
 
 EXAMPLES = """
@@ -42,6 +43,7 @@ class TrainGeneratorOptions(experiments.ExperimentOptions):
     data_dir: str = option("datasets", "where datasets are looked up by name")
     class_factor: str = option(None, "categorical factor of the dataset that is the class (default: one class)", str)
     resolution: int = option(None, "of the images (default: the dataset's)", int, check=power_of_two)
+    value_range: list = option(**VALUE_RANGE)
 
     ch: int = option(
         None,
@@ -86,7 +88,8 @@ def main(argv=None):
     device = pick_device(chosen.device)
     if chosen.num_threads:
         torch.set_num_threads(chosen.num_threads)
-    data = open_images(chosen.dataset, chosen.data_dir, chosen.resolution, chosen.class_factor)
+    say = print if parallel.rank() == 0 else lambda line: None
+    data = open_images(chosen.dataset, chosen.data_dir, chosen.resolution, chosen.class_factor, chosen.value_range, say)
     settle(chosen, data, device)
     classes = len(data.class_names)
     specs = training.network_specs(

@@ -172,6 +172,22 @@ def at_least(minimum):
     return check
 
 
+def interval(values, where):
+    """Return two finite numbers, the smaller one first, as floats; None stays None.
+
+    Raises OptionError, which begins with `where` (a flag, say), for anything else.
+    """
+    if values is None:
+        return None
+    try:
+        low, high = map(float, values)
+    except (TypeError, ValueError):
+        raise OptionError("%s: must be two numbers, not %r" % (where, values)) from None
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise OptionError("%s %g %g: must be two finite numbers, the smaller one first" % (where, low, high))
+    return low, high
+
+
 def integer_list(text):
     """Turn '0-3,7' into [0, 1, 2, 3, 7]."""
     numbers = []

@@ -9,6 +9,7 @@ from PIL import Image
 
 from experiment_utils.errors import DataError, Interrupted, OptionError, run_command
 from experiment_utils.files import atomic_write
+from experiment_utils.image_files import VALUE_RANGE
 from experiment_utils.options import add_flags, from_namespace, make_parser, option, positive, power_of_two
 from experiment_utils.runs import progress, stop_signals
 from progan.data import bundled, clevr, edges_and_shoes, folders, render, verification
@@ -46,12 +47,14 @@ class RenderOptions:
 class FolderOptions:
     resize: int = option(None, "crop to the centred square and resize to this", type=int, check=power_of_two)
     channels: int = option(None, "convert: 1 gray, 3 colour (default: all must agree)", type=int, choices=[1, 3])
+    value_range: list = option(**VALUE_RANGE)
     overwrite: bool = option(False, "replace OUT if it exists")
 
 
 @dataclasses.dataclass
 class ShoesOptions:
     resolution: int = option(128, "resize each half to this, a power of two", check=power_of_two)
+    value_range: list = option(**VALUE_RANGE)
     overwrite: bool = option(False, "replace OUT if it exists")
 
 
@@ -100,7 +103,7 @@ def render_clevr(arguments, options):
 
 
 def create_from_images(arguments, options):
-    images, count = folders.folder_images(arguments.dir, options.resize, options.channels)
+    images, count = folders.folder_images(arguments.dir, options.resize, options.channels, options.value_range)
     _store(arguments.out, images, count, options.overwrite)
 
 
@@ -108,7 +111,7 @@ def create_edges_and_shoes(arguments, options):
     parent = os.path.dirname(os.path.abspath(arguments.out))
     check_replaceable(arguments.out, options.overwrite)
     os.makedirs(parent, exist_ok=True)
-    with edges_and_shoes.open_pairs(arguments.src, parent) as (names, read):
+    with edges_and_shoes.open_pairs(arguments.src, parent, options.value_range) as (names, read):
         images = edges_and_shoes.images(names, read, options.resolution)
         _store(arguments.out, images, 2 * len(names), options.overwrite)
 
@@ -231,7 +234,8 @@ def main(argv=None):
         FolderOptions,
         "make a dataset of a folder of images",
         "Images in any format that Pillow reads, gray or colour. Without --resize they must be square, a power of two\n"
-        "wide and of one size. What is transparent becomes white.",
+        "wide and of one size. What is transparent becomes white, and 16 bits become 8; of other numbers\n"
+        "--value_range says which are black and white. Files that are no pictures are skipped and counted.",
         "create_from_images datasets/cats ~/pictures/cats --resize 128",
     )
     add(

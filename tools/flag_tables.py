@@ -110,6 +110,7 @@ def row(action):
         value = action.metavar or {"int": "N", "float": "X"}.get(
             getattr(action.type, "__name__", None), "" if action.choices else "…"
         )
+        value = " ".join(value) if isinstance(value, tuple) else value
         name = " ".join(filter(None, [name, value, "..." if action.nargs == "+" else ""]))
     return [code(name), default, meaning]
 

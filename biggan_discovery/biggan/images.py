@@ -8,6 +8,7 @@ import numpy as np
 from experiment_utils.datasets import epoch_order, level_files, open_dataset
 from experiment_utils.errors import DataError
 from experiment_utils.image_files import centre_crop, list_images, read_image, to_array
+from experiment_utils.options import interval
 
 
 class LabelledImages:
@@ -37,16 +38,19 @@ class LabelledImages:
         return self.images(indices), self.labels[indices]
 
 
-def open_images(name, data_dir, resolution=None, class_factor=None):
+def open_images(name, data_dir, resolution=None, class_factor=None, value_range=None, say=print):
     """Return the LabelledImages `name`: TFRecords (a path, or a name in `data_dir`), or a folder of images.
 
     resolution     of the images; None: a dataset's own. A folder's pictures are cropped to a centred square and scaled
     class_factor   the categorical factor that is the class; None: a folder's subfolders, or a single class
+    value_range    what is black and white where a folder's pictures have more than 8 bits, as `read_image` takes it
+    say            gets a line that counts the files of a folder that are no pictures
     Raises DataError, one line, for whatever is missing, broken or does not fit.
     """
+    value_range = interval(value_range, "--value_range")
     for path in (os.path.join(data_dir, name), name):
         if os.path.isdir(path) and not level_files(path):
-            return _folder(path, resolution, class_factor)
+            return _folder(path, resolution, class_factor, value_range, say)
     dataset = open_dataset(name, data_dir)
     resolution = resolution or dataset.resolution
     if resolution not in dataset.resolutions:
@@ -80,13 +84,13 @@ def _classes_from_factor(dataset, class_factor):
 # Folders
 
 
-def _folder(path, resolution, class_factor):
+def _folder(path, resolution, class_factor, value_range, say):
     path = os.path.normpath(path)
     if class_factor is not None:
         raise DataError(f"--class_factor {class_factor}: {path} is a folder of images; its subfolders are the classes")
     if resolution is None:
         raise DataError(f"--resolution: needed for a folder of images ({path})")
-    files = list_images(path)
+    files = list_images(path, say)
     parts = [os.path.relpath(file, path).split(os.sep) for file in files]
     folders = [each[0] if len(each) > 1 else None for each in parts]
     class_names = sorted({folder for folder in folders if folder is not None})
@@ -97,11 +101,11 @@ def _folder(path, resolution, class_factor):
 
     def images(indices):
         with ThreadPoolExecutor(8) as pool:
-            return np.stack(list(pool.map(lambda index: _load(files[index], resolution), indices)))
+            return np.stack(list(pool.map(lambda index: _load(files[index], resolution, value_range), indices)))
 
     return LabelledImages(os.path.basename(path), labels, class_names or ["all"], resolution, 3, images)
 
 
-def _load(path, resolution):
+def _load(path, resolution, value_range):
     """uint8 [resolution, resolution, 3]: the centred square of a picture, scaled."""
-    return to_array(centre_crop(read_image(path, path, channels=3), resolution))
+    return to_array(centre_crop(read_image(path, path, 3, value_range), resolution))

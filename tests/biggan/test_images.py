@@ -1,12 +1,18 @@
 """Images with classes: from the factors of a dataset, or from folders."""
 
+import json
+from functools import partial
+
 import numpy as np
 import pytest
+from biggan_helpers import load_command, refusal, run
 from labelled_data import discs, write_dataset
 from PIL import Image
 
 from biggan.images import open_images
-from experiment_utils.errors import DataError
+from experiment_utils.errors import DataError, OptionError
+
+train = partial(run, "train_generator", load_command("train_generator"))
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +74,47 @@ def test_subfolders_are_classes(tmp_path):
 def test_a_flat_folder_is_one_class(tmp_path):
     data = open_images(folder(tmp_path / "pets", ["a.png", "b.png"]), ".", 8)
     assert data.class_names == ["all"] and data.labels.tolist() == [0, 0]
+
+
+def float_tiffs(root, count=8):
+    """Write `count` pictures of the number 0.2, a .csv beside them."""
+    root.mkdir()
+    for index in range(count):
+        Image.fromarray(np.full([8, 8], 0.2, np.float32)).save(str(root / f"{index}.tif"))
+    (root / "notes.csv").write_text("")
+    return str(root)
+
+
+def test_a_folder_of_numbers_needs_their_range_and_says_what_it_skips(tmp_path):
+    path, said = float_tiffs(tmp_path / "numbers"), []
+    data = open_images(path, ".", 8, value_range=[0.0, 0.5], say=said.append)
+    np.testing.assert_array_equal(data.images([1]), np.full([1, 8, 8, 3], 102))
+    assert said == [f"{path}: skipped 1 of 9 files: not pictures (.csv)"]
+    with pytest.raises(DataError, match=r"0\.tif: .* from 0\.2 to 0\.2; .*--value_range 0 1"):
+        open_images(path, ".", 8).images([0])
+    with pytest.raises(OptionError, match="--value_range 1 0: must be"):
+        open_images(path, ".", 8, value_range=[1.0, 0.0])
+
+
+def test_train_generator_keeps_the_value_range_of_a_run(tmp_path, capfd):
+    places = ["--results_dir", str(tmp_path / "results"), "--device", "cpu", "--num_threads", "1"]
+    path = float_tiffs(tmp_path / "numbers")
+    new = ["--dataset", path, "--resolution", "8", "--ch", "8", "--batch_size", "8", "--value_range", "0", "0.5"]
+    assert train(capfd, [*new, *places, "--total_kimg", "0.008"])[0] == 0
+    stored = json.loads((tmp_path / "results" / "generator" / "options.json").read_text())
+    assert stored["flags"]["value_range"] == [0.0, 0.5]
+    resumed = [*places, "--resume", "--total_kimg", "0.016"]
+    assert "--value_range (was [0.0, 0.5])" in refusal(train(capfd, [*resumed, "--value_range", "0", "1"]))
+    assert train(capfd, resumed)[0] == 0  # without the range a picture would be refused
+
+
+def test_of_several_processes_one_says_what_is_skipped(tmp_path, capfd, monkeypatch):
+    flags = ["--dataset", float_tiffs(tmp_path / "numbers"), "--resolution", "8", "--batch_size", "64"]
+    for rank, lines in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        result = train(capfd, [*flags, "--results_dir", str(tmp_path)])
+        assert refusal(result).startswith("--batch_size 64: ")
+        assert result[1].count("skipped 1 of 9 files") == lines
 
 
 def test_what_cannot_be_used_is_named(tmp_path, data_dir):

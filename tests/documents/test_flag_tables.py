@@ -37,6 +37,7 @@ class ToyOptions:
     size: int = option({size}, "how large", metavar="PX")
     kinds: list = option(["a"], "which of them", nargs="+", choices=("a", "b|c"))
     other: float = option(None, "beside --size (default: half of it)", float)
+    within: list = option(None, "from where to where", float, nargs=2, metavar=("LOW", "HIGH"))
     loud: bool = option(False, "say *more*")
 
 
@@ -74,6 +75,7 @@ Does it.
 | `--size PX` | `8` | how large |
 | `--kinds ...` | `a` | which of them, any of: `a`, <code>b&#124;c</code> |
 | `--other X` | half of it | beside `--size` |
+| `--within LOW HIGH` |  | from where to where |
 | `--loud` | off | say \\*more\\* |
 
 <!-- /flags -->

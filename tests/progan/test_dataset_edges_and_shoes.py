@@ -74,6 +74,20 @@ def test_the_train_folder_itself_will_do(folder, tmp_path):
     assert len(Dataset(str(tmp_path / "es"))) == 2 * PAIRS
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "archive"])
+def test_pairs_of_twelve_bits_in_sixteen(tmp_path, packed):
+    (tmp_path / "edges2shoes" / "train").mkdir(parents=True)
+    numbers = np.repeat(np.array([[0, 4095]], np.uint16), 8, 0).repeat(8, 1)
+    Image.fromarray(numbers).save(str(tmp_path / "edges2shoes" / "train" / "1_AB.png"))
+    source = archive(tmp_path / "edges2shoes") if packed else tmp_path / "edges2shoes"
+    refused(tmp_path, source, "1_AB.png", "from 0 to 4095", "--value_range 0 4095")
+    options = ["--resolution", 8, "--value_range", 0, 4095]
+    status, _, err = run_tool("create_edges_and_shoes", tmp_path / "es", source, *options)
+    assert status == 0, err
+    images = Dataset(str(tmp_path / "es")).images(8, range(2))
+    assert sorted(np.unique(image).tolist() for image in images) == [[0], [255]]
+
+
 def test_names_in_an_archive_never_become_paths(tmp_path):
     path = tmp_path / "evil.tar.gz"
     with tarfile.open(str(path), "w:gz") as tar:

@@ -74,6 +74,21 @@ def test_sixteen_bits_become_eight(tmp_path):
     np.testing.assert_array_equal(created(tmp_path)[0, :, :, 0], np.arange(16).reshape(4, 4) * 17)
 
 
+def test_what_is_no_picture_is_skipped_and_counted(tmp_path):
+    images = random_images(2, 4)
+    for name, image in zip(["a.png", "b/c.png"], images):
+        save(tmp_path / "in" / name, image)
+    for name in ("labels.h5", "clip.mpg", "notes.csv", "b/notes.csv", ".DS_Store"):
+        (tmp_path / "in" / name).write_bytes(b"no picture")
+    status, printed, err = run_tool("create_from_images", tmp_path / "out", tmp_path / "in")
+    assert status == 0, err
+    assert printed.split("\n") == [
+        "%s: skipped 4 of 6 files: not pictures (.csv, .h5, .mpg)" % (tmp_path / "in"),
+        "%s: 2 images of 4x4x3" % (tmp_path / "out"),
+        "",
+    ]
+
+
 def test_resizing_crops_the_centred_square(tmp_path):
     wide = np.zeros([8, 24, 3], np.uint8)
     wide[:, 8:12], wide[:, 12:16] = (255, 0, 0), (0, 0, 255)
@@ -142,9 +157,35 @@ def test_a_broken_file_among_good_ones(tmp_path, damage):
     refused(tmp_path, "broken.png: cannot be read as an image")
 
 
-def test_floating_point_images(tmp_path):
-    save(tmp_path / "in" / "a.tiff", np.zeros([8, 8], np.float32))
-    refused(tmp_path, "a.tiff", "floating-point")
+NUMBERS = np.arange(16).reshape(4, 4)
+
+
+@pytest.mark.parametrize(
+    "array, value_range, found",
+    [
+        ((17 * NUMBERS).astype(np.int32), (0, 255), "from 0 to 255"),
+        ((273 * NUMBERS).astype(np.uint16), (0, 4095), "from 0 to 4095"),
+        ((NUMBERS / 15).astype(np.float32), (0, 1), "from 0.0 to 1.0"),
+    ],
+    ids=["32 bits", "12 bits in 16", "floating point"],
+)
+def test_numbers_of_an_unknown_range_are_refused_until_it_is_said(tmp_path, array, value_range, found):
+    save(tmp_path / "in" / "a.tiff", array)
+    refused(tmp_path, tmp_path / "in" / "a.tiff", found, "--value_range %d %d" % value_range)
+    np.testing.assert_array_equal(created(tmp_path, "--value_range", *value_range)[0, :, :, 0], 17 * NUMBERS)
+
+
+def test_a_value_range_leaves_eight_bits_as_they_are(tmp_path):
+    images = random_images(3, 4)
+    for number, image in enumerate(images):
+        save(tmp_path / "in" / ("%d.png" % number), image)
+    np.testing.assert_array_equal(created(tmp_path, "--value_range", -1, 1.5), images)
+
+
+@pytest.mark.parametrize("low, high", [(1, 1), (4095, 0), (0, "inf"), ("nan", 1)])
+def test_a_value_range_that_is_none(tmp_path, low, high):
+    save(tmp_path / "in" / "a.png", random_images(1, 4)[0])
+    refused(tmp_path, "--value_range %s %s: must be" % (low, high), options=["--value_range", low, high])
 
 
 def test_a_folder_without_images(tmp_path):

@@ -8,7 +8,16 @@ import pytest
 
 from experiment_utils import options
 from experiment_utils.errors import OptionError
-from experiment_utils.options import at_least, integer_list, not_negative, option, positive, power_of_two, random_seed
+from experiment_utils.options import (
+    at_least,
+    integer_list,
+    interval,
+    not_negative,
+    option,
+    positive,
+    power_of_two,
+    random_seed,
+)
 
 
 @dataclasses.dataclass
@@ -116,6 +125,28 @@ def test_integer_list(text, expected):
 def test_integer_list_refuses(text):
     with pytest.raises(argparse.ArgumentTypeError):
         integer_list(text)
+
+
+@pytest.mark.parametrize(("values", "expected"), [(None, None), ((0, 1), (0, 1)), ([-5.0, 4095], (-5, 4095))])
+def test_interval(values, expected):
+    assert interval(values, "--size") == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ((1, 1), "--size 1 1: must be two finite numbers, the smaller one first"),
+        ([4095.0, 0.0], "--size 4095 0: "),
+        ((0, float("nan")), "--size 0 nan: "),
+        ((float("-inf"), 0), "--size -inf 0: "),
+        ((1, 2, 3), r"--size: must be two numbers, not \(1, 2, 3\)"),
+        ("ab", "--size: must be two numbers, not 'ab'"),
+        (7, "--size: must be two numbers, not 7"),
+    ],
+)
+def test_no_interval(values, said):
+    with pytest.raises(OptionError, match="^" + said):
+        interval(values, "--size")
 
 
 def test_the_parser_of_a_command_is_had_without_running_it():

@@ -14,22 +14,25 @@ import zlib
 
 from experiment_utils.errors import DataError
 from experiment_utils.image_files import centre_crop, list_images, read_image, to_array
+from experiment_utils.options import interval
 from progan.data.folders import shuffled
 
 _EXTENSIONS = (".jpg", ".jpeg", ".png")
 
 
 @contextlib.contextmanager
-def open_pairs(source, scratch_dir):
+def open_pairs(source, scratch_dir, value_range=None):
     """Yield (names, read): the sorted names of the train images, and a function from an index to a Pillow image.
 
     source        the folder that holds train/, or train/ itself, or the .tar.gz of it
     scratch_dir   where the compressed images of an archive are put meanwhile (one nameless file; 2 GB for edges2shoes)
+    value_range   what is black and white where images have more than 8 bits, as `read_image` takes it
     """
+    value_range = interval(value_range, "--value_range")
     if os.path.isdir(source):
         train = os.path.join(source, "train")
         paths = list_images(train if os.path.isdir(train) else source)
-        yield paths, lambda index: read_image(paths[index], paths[index], channels=3)
+        yield paths, lambda index: read_image(paths[index], paths[index], 3, value_range)
         return
     if not os.path.exists(source):
         raise DataError("%s: no such folder or archive" % source)
@@ -45,7 +48,7 @@ def open_pairs(source, scratch_dir):
         def read(index):
             name, offset, size = entries[index]
             scratch.seek(offset)
-            return read_image(io.BytesIO(scratch.read(size)), "%s: %s" % (source, name), channels=3)
+            return read_image(io.BytesIO(scratch.read(size)), "%s: %s" % (source, name), 3, value_range)
 
         yield [name for name, _, _ in entries], read
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from experiment_utils.errors import DataError
 from experiment_utils.image_files import centre_crop, list_images, read_image, to_array
+from experiment_utils.options import interval
 
 
 def shuffled(count):
@@ -22,18 +23,20 @@ def check_square(image, name):
         raise DataError("%s: %d pixels wide, which is not a power of two from 4 on; use --resize R" % (name, width))
 
 
-def folder_images(folder, resize=None, channels=None):
+def folder_images(folder, resize=None, channels=None, value_range=None):
     """Return (images, count): an iterator over the images of a folder, uint8 [R, R, C], in the order they are stored.
 
-    resize     crop to the centred square and resize to this; None demands square images, a power of two wide
-    channels   1 or 3 converts all images; None demands that they agree
+    resize        crop to the centred square and resize to this; None demands square images, a power of two wide
+    channels      1 or 3 converts all images; None demands that they agree
+    value_range   what is black and white where images have more than 8 bits, as `read_image` takes it
 
     Raises DataError naming the file that does not fit; the first in alphabetical order sets the measure.
     """
+    value_range = interval(value_range, "--value_range")
     paths = list_images(folder)
 
     def load(path):
-        image = read_image(path, path, channels)
+        image = read_image(path, path, channels, value_range)
         if resize is None:
             check_square(image, path)
             return to_array(image)
