@@ -4,7 +4,8 @@
 import torch
 
 from biggan.images import open_images
-from biggan.weights import DEFAULT, files_beside, load_generator
+from biggan.sources import DEFAULT, files_beside
+from biggan.weights import load_generator
 from experiment_utils import options
 from experiment_utils.errors import run_command
 from factor_scores import FactorRegressor, faithfulness
@@ -20,7 +21,7 @@ def main(argv=None):
     parser.add_argument("--G_path", default=DEFAULT, help="as for discover.py; a regressor lies beside it")
     arguments = parser.parse_args(argv)
     G = load_generator(arguments.G_path)
-    data = open_images(arguments.dataset, arguments.data_dir, G.resolution)
+    data = open_images(arguments.dataset, arguments.data_dir, G.image_shape[0])
     z = torch.randn(GENERATED, G.dim_z, generator=torch.Generator().manual_seed(0))
     y = torch.arange(GENERATED) % G.num_classes
     images = torch.cat([G(*part) for part in zip(z.split(100), y.split(100))])

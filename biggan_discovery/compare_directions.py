@@ -11,7 +11,7 @@ import csv
 import dataclasses
 import os
 
-from biggan import directions, weights
+from biggan import directions, sources, weights
 from experiment_utils import options, runs
 from experiment_utils.errors import OptionError, SnapshotError, run_command
 from experiment_utils.files import atomic_write, read_json
@@ -62,13 +62,13 @@ def main(argv=None):
     G = weights.from_options(chosen)
     if chosen.fix_class is not None:
         G.check_class(chosen.fix_class, "--fix_class")
-    G.check_precision()
+    G.check_measurable()
     ours, space = load_directions(chosen, G)
 
     from biggan import comparison
 
     regressor = comparison.load_regressor(
-        G, chosen.regressor or weights.files_beside(chosen.download or chosen.G_path)[0]
+        G, chosen.regressor or sources.files_beside(chosen.download or chosen.G_path)[0]
     )
 
     ndirs = len(next(iter(next(iter(ours.values())).values())))
@@ -88,7 +88,7 @@ def main(argv=None):
 
 def load_directions(chosen, G):
     """Return ({method: {file: Q [ndirs, dim_z]}}, SearchSpace) of --load_A, all of as many directions."""
-    paths = chosen.load_A or weights.files_beside(chosen.download or chosen.G_path)[1]
+    paths = chosen.load_A or sources.files_beside(chosen.download or chosen.G_path)[1]
     if not paths:
         raise OptionError(f"--load_A: which directions? ({G.name} has none beside it; discover.py makes some)")
     found = {}

@@ -7,7 +7,7 @@ import sys
 
 from biggan import directions, experiments, parallel, weights
 from experiment_utils import options, runs
-from experiment_utils.errors import Interrupted, OptionError, UserError, run_command
+from experiment_utils.errors import Interrupted, OptionError, run_command
 from experiment_utils.options import at_least, option, positive, random_seed
 from experiment_utils.weights_and_biases import require_wandb
 
@@ -125,11 +125,8 @@ def load_generator(chosen):
     G = weights.from_options(chosen)
     if chosen.fix_class is not None:
         G.check_class(chosen.fix_class, "--fix_class")
-    if not G.is_deterministic():
-        raise UserError(
-            f"{G.name}: gives other images for the same z each time; switch its noise off, or the penalty measures it"
-        )
-    G.check_precision()
+    G.check_measurable()
+    G.check_gradient()
     return G
 
 

@@ -82,8 +82,8 @@ def main(argv=None):
     page = explorer_page.build(explorer, setting)
     address = address_of(listener)
     print(f"{explorer.G.name}: {len(explorer.Q)} directions, {explorer.origin['directions']['load_A']}")
-    for caution in cautions(explorer.G, listener):
-        print(caution)
+    if not is_local(listener):
+        print(f"--host {chosen.host}: whoever reaches this machine reaches the page too")
     print(f"open {address} in a browser; Ctrl-C ends", flush=True)
     if chosen.open:
         webbrowser.open(address)
@@ -175,15 +175,9 @@ def why_not(problem, host, port):
     return f"--host {host}: cannot answer there ({problem.strerror}); say 127.0.0.1"
 
 
-def cautions(G, listener):
-    """Return lines that say what is not as one would expect."""
-    lines = []
-    if not G.is_deterministic():
-        lines.append(f"{G.name}: gives other images for the same z each time, so settings do not come back")
-    host = listener.getsockname()[0]
-    if not host.startswith(("127.", "::1")):
-        lines.append(f"--host {host}: whoever reaches this machine reaches the page too")
-    return lines
+def is_local(listener):
+    """Tell whether only this machine can reach a socket."""
+    return listener.getsockname()[0].startswith(("127.", "::1"))
 
 
 def address_of(listener):

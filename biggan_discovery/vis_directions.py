@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import os
 
-from biggan import directions, weights
+from biggan import directions, sources, weights
 from experiment_utils import options, runs
 from experiment_utils.errors import OptionError, run_command
 from experiment_utils.options import not_negative, option, positive
@@ -150,7 +150,7 @@ def score(G, sets, z, y, chosen):
     from biggan.traversal import direction_activeness
 
     shown, minibatch = [each.Q[each.numbers] for each in sets], chosen.val_minibatch_size
-    regressor = comparison.load_regressor(G, weights.files_beside(chosen.download or chosen.G_path)[0])
+    regressor = comparison.load_regressor(G, sources.files_beside(chosen.download or chosen.G_path)[0])
     if regressor is None:
         name = "activeness"
         measure = functools.partial(direction_activeness, G, z=z, y=y, path_size=chosen.path_size, minibatch=minibatch)

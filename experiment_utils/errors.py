@@ -33,6 +33,13 @@ class Interrupted(Exception):  # noqa: N818 - it is no error
         self.exit_status = 128 + signal_number
 
 
+def describe(problem):
+    """Return an exception's type and message as one line of at most about 300 characters."""
+    text = " ".join(str(problem).split())
+    text = text if len(text) <= 300 else f"{text[:150]} … {text[-150:]}"
+    return f"{type(problem).__name__}: {text}"
+
+
 _ADVICE = {
     errno.ENOSPC: "free some space, or write elsewhere",
     errno.EDQUOT: "free some space, or write elsewhere",

@@ -77,6 +77,8 @@ class Generator(nn.Module):
     `load_state_dict` of a published G_ema.pth works with strict=True.
     """
 
+    image_range = (-1.0, 1.0)
+
     def __init__(self, spec):
         super().__init__()
         self.spec, self.dim_z, self.num_classes = spec, spec.dim_z, spec.num_classes

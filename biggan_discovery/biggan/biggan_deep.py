@@ -47,6 +47,8 @@ class Generator(nn.Module):
                  with; 1, the default, goes with z ~ N(0, I)
     """
 
+    image_range = (-1.0, 1.0)
+
     def __init__(self, spec):
         super().__init__()
         self.spec, self.dim_z, self.num_classes, self.truncation = spec, spec.dim_z, spec.num_classes, 1.0

@@ -150,9 +150,8 @@ def load_regressor(G, path):
         regressor = FactorRegressor.load(path)
     except ValueError as problem:
         raise UserError(str(problem)) from None
-    makes = (G.resolution, G.resolution, G.channels)
-    if regressor.image_shape != makes:
-        raise UserError(f"{path}: reads images of shape {regressor.image_shape}, but {G.name} makes {makes}")
+    if regressor.image_shape != G.image_shape:
+        raise UserError(f"{path}: reads images of shape {regressor.image_shape}, but {G.name} makes {G.image_shape}")
     return regressor
 
 

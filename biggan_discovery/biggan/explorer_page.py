@@ -266,7 +266,8 @@ def _heading(explorer):
     G, found = explorer.G, explorer.origin["directions"]
     where = {"coord": "the axes of z", "coords": "the axes of z", "random": "random ones"}
     source = where.get(found["load_A"]) or name_of(found["load_A"])
-    words = [f"{G.resolution} px", f"{G.num_classes} classes" if G.num_classes else "no classes"]
+    height, width, _ = G.image_shape
+    words = [f"{width} × {height} px", f"{G.num_classes} classes" if G.num_classes else "no classes"]
     words += [f"{G.dim_z} components of z", f"{len(explorer.Q)} directions: {source}"]
     return f"<h1>{html.escape(G.name)}</h1><p>{html.escape(' · '.join(words))}</p>"
 

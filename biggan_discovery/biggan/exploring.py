@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from biggan import biggan, biggan_deep, directions, weights
+from biggan import biggan, biggan_deep, directions, sources
 from biggan.traversal import images_of
 from experiment_utils import __version__, options
 from experiment_utils.download import file_sha256
@@ -299,7 +299,7 @@ def class_names(G):
 
 def default_directions(path):
     """Return what --load_A is when nobody says: the first file beside the generator, or the axes of z."""
-    return (weights.files_beside(path)[1] or ["coord"])[0]
+    return (sources.files_beside(path)[1] or ["coord"])[0]
 
 
 def origin(G, chosen):
@@ -308,11 +308,12 @@ def origin(G, chosen):
     chosen   flags of DirectionOptions and GeneratorOptions, with `seed`; load_A is set
     """
     from_file = chosen.load_A not in ("random", "coord", "coords")
-    beside = chosen.load_A in weights.files_beside(chosen.download or chosen.G_path)[1]
+    beside = chosen.load_A in sources.files_beside(chosen.download or chosen.G_path)[1]
     return {
         "generator": {
             "name": G.name,
-            "G_path": chosen.download or chosen.G_path or weights.DEFAULT,
+            "G_path": chosen.download or chosen.G_path or sources.DEFAULT,
+            "image_range": list(G.image_range),
             "dim_z": G.dim_z,
             "num_classes": G.num_classes,
         },
@@ -339,6 +340,8 @@ def read_record(path):
         raise UserError(f"{path}: no setting of explore.py (its JSON export makes them)")
     if record.get("format_version") != FORMAT_VERSION:
         raise UserError(f"{path}: written by a newer version of this project; update to read it")
+    if isinstance(record.get("generator"), dict):
+        record["generator"].setdefault("image_range", None)  # older files do not say
     for owner, fields in (("", _FIELDS), ("generator", _GENERATOR_FIELDS), ("directions", _DIRECTION_FIELDS)):
         values = record[owner] if owner else record
         for name, (fits, wanted) in fields.items():
@@ -385,7 +388,11 @@ _FIELDS = {
     "w": (_numbers, "a list of finite numbers"),
     "z": (_numbers, "a list of finite numbers"),
 }
-_GENERATOR_FIELDS = {"G_path": (_text, "a text"), "weights_sha256": (_or_null(_text), "a text or null")}
+_GENERATOR_FIELDS = {
+    "G_path": (_text, "a text"),
+    "image_range": (_or_null(lambda value: _numbers(value) and len(value) == 2), "two numbers or null"),
+    "weights_sha256": (_or_null(_text), "a text or null"),
+}
 _DIRECTION_FIELDS = {
     "load_A": (_text, "a text"),
     "sha256": (_or_null(_text), "a text or null"),
@@ -405,13 +412,14 @@ def with_record(chosen, record, path):
     G_path = chosen.G_path
     if chosen.download is None and G_path is None:
         G_path = record["generator"]["G_path"]
-        harmless = G_path in weights.bundled_generators() or weights.full_name(G_path) in weights.DOWNLOADS
+        harmless = G_path in sources.bundled_generators() or sources.full_name(G_path) in sources.DOWNLOADS
         if not harmless and not os.path.exists(G_path):  # a module's code, or the web: not because a file says so
             raise UserError(f"{path}: its generator was {G_path}; say where it is: --G_path")
     load_A = chosen.load_A or _find_directions(found["load_A"], chosen.download or G_path, path)
     seed = chosen.seed if found["seed"] is None else found["seed"]
     names = ("search_space", "ndirs", "no_ortho")
     values = dict({name: found[name] for name in names}, G_path=G_path, load_A=load_A, seed=seed)
+    values["image_range"] = chosen.image_range or record["generator"]["image_range"]
     if chosen.path_size is None:
         values["path_size"] = record["path_size"]
     try:
@@ -425,7 +433,7 @@ def _find_directions(load_A, G_path, path):
     if load_A in ("random", "coord", "coords"):
         return load_A
     name = os.path.basename(load_A)
-    beside = {os.path.basename(file): file for file in weights.files_beside(G_path)[1]}
+    beside = {os.path.basename(file): file for file in sources.files_beside(G_path)[1]}
     for place in (load_A, os.path.join(os.path.dirname(path), name), beside.get(name, "")):
         if os.path.isfile(place):
             return place

@@ -1,6 +1,5 @@
 """A generator as the commands see it, whatever it is made of: frozen, on one device, with a few facts about it."""
 
-import contextlib
 import inspect
 import numbers
 
@@ -8,11 +7,12 @@ import torch
 from torch import nn
 
 from biggan.parallel import local_rank
+from biggan.probing import USUAL_RANGE, probe
 from experiment_utils.errors import OptionError, SnapshotError, UserError
+from experiment_utils.options import interval
 from hessian_penalty_pytorch import check_generator
 
 _LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
-_SAME = 1e-5  # of the largest value: what two passes over the same latents may differ by (GPUs add in any order)
 
 
 def pick_device(name=None):
@@ -35,19 +35,25 @@ def pick_device(name=None):
 
 
 class FrozenGenerator:
-    """G(z [N, dim_z], y int64 [N] or None) -> images [N, channels, resolution, resolution], float32.
+    """G(z [N, dim_z], y int64 [N] or None) -> images [N, channels, height, width], float32, in [-1, 1].
 
     Made from a module, or any object with `dim_z` and `forward(z, y)` or `__call__`; it may say how many classes it
-    tells apart in `num_classes` or `n_classes`, and has none if it takes z only. A module is put in evaluation mode,
-    in float32, on `device`, and its parameters take no gradients: those with respect to z pass through it.
+    tells apart in `num_classes` or `n_classes`, and has none if it takes z only, and in `image_range` which values
+    (low, high) stand for black and white. A module is put in evaluation mode, in float32, on `device`, and its
+    parameters take no gradients: those with respect to z pass through it.
 
-    name          for messages and file names        num_classes   0: unconditional, takes no y
-    class_names   [name of each class], or None      metadata      what its file says about it, {}: nothing
+    name               for messages and file names      num_classes   0: unconditional, takes no y
+    class_names        [name of each class], or None    metadata      what its file says about it, {}: nothing
+    image_shape        (height, width, channels)        image_range   its own values that become -1 and 1
+    is_deterministic   whether the same latents give the same images. Where they do not, noise is still on, and the
+                       penalty is not of z alone: `hessian_penalty` holds PyTorch's random state still from pass to
+                       pass, but no other, and nothing holds it still from one frame of a video to the next
+    remarks            lines for the user on what was inferred from a few passes (biggan.probing)
 
-    Raises SnapshotError where one pass shows that the object does not work like this.
+    Raises SnapshotError where those passes show that the object does not work like this.
     """
 
-    def __init__(self, module, name, device="cpu", class_names=None, metadata=None):
+    def __init__(self, module, name, device="cpu", class_names=None, metadata=None, image_range=None):
         self.module, self.name, self.device = module, name, torch.device(device)
         self.class_names, self.metadata = class_names, metadata or {}
         if isinstance(module, nn.Module):
@@ -55,9 +61,7 @@ class FrozenGenerator:
         self._forward = module if callable(module) else getattr(module, "forward", None)
         if not callable(self._forward):
             raise SnapshotError(f"{name}: a {type(module).__name__}, which has no forward(z, y) and cannot be called")
-        self.dim_z = getattr(module, "dim_z", None)
-        if isinstance(self.dim_z, numbers.Integral) and not isinstance(self.dim_z, bool):
-            self.dim_z = int(self.dim_z)  # a NumPy integer, say
+        self.dim_z = _whole_number(getattr(module, "dim_z", None))
         if type(self.dim_z) is not int or self.dim_z < 1:
             raise SnapshotError(f"{name}: needs an attribute dim_z, the number of components of z (is {self.dim_z!r})")
         self.num_classes = self._find_num_classes()
@@ -65,16 +69,28 @@ class FrozenGenerator:
             raise SnapshotError(f"{name}: its class_names are of type {type(class_names).__name__}, not a list")
         if class_names is not None and len(class_names) != self.num_classes:
             raise SnapshotError(f"{name}: names {len(class_names)} classes and has {self.num_classes}")
-        self.channels, self.resolution = self._probe()
+        if image_range is None:
+            image_range = getattr(module, "image_range", None)
+        known_range = interval(image_range, f"{name}: image_range")
+        found = probe(self._output, module, name, self._samples, self.device, known_range)
+        self._element, self.image_shape, self.is_deterministic, self.image_range, self.remarks = found
         self._fed_by_z = None
 
     def __call__(self, z, y=None):
-        z = z.to(self.device)
+        output = self._output(z.to(self.device), None if y is None else y.to(self.device))
+        images = output if self._element is None else output[self._element]
+        if self.image_range == USUAL_RANGE:
+            return images
+        low, high = self.image_range
+        return (images - low) * (2 / (high - low)) - 1
+
+    def _output(self, z, y):
+        """Return what the object itself returns."""
         if not self.num_classes:
             return self._forward(z)
         if y is None:
             raise ValueError(f"{self.name} tells {self.num_classes} classes apart and needs y")
-        return self._forward(z, y.to(self.device))
+        return self._forward(z, y)
 
     def random_classes(self, count, generator=None):
         """Return int64 [count] classes drawn from a torch.Generator, on its device; None: there are no classes."""
@@ -93,28 +109,31 @@ class FrozenGenerator:
     def class_name(self, index):
         return str(index) if self.class_names is None else self.class_names[index]
 
-    @torch.no_grad()
-    def is_deterministic(self):
-        """Whether two passes over the same latents give the same images, each from another state of the randomness.
-
-        Where they do not, noise is still on. The penalty is then not of z alone: `hessian_penalty` holds PyTorch's
-        random state still from pass to pass, but no other, and nothing holds it still from one frame of a video, or
-        one finite difference of a score, to the next.
-        """
-        z, y = self._samples()
-        with self._random_state(1):
-            first = self(z, y)
-        with self._random_state(2):
-            second = self(z, y)
-        return bool((first - second).abs().max() <= _SAME * first.abs().max())
-
-    def check_precision(self):
-        """Raise SnapshotError where the generator computes in half precision between z and its images."""
-        z, y = self._samples()
+    def check_measurable(self):
+        """Raise UserError where numbers of the Hessian would not be of z alone, or in half precision."""
+        if not self.is_deterministic:
+            raise UserError(
+                f"{self.name}: gives other images for the same z each time; switch its noise off, or the penalty "
+                "measures it"
+            )
+        z, y = self._samples(2)
         try:
             check_generator(self, z, y=y)
         except ValueError as problem:
             raise SnapshotError(f"{self.name}: {problem}; switch its half precision off") from None
+
+    def check_gradient(self):
+        """Raise SnapshotError where no gradient reaches z."""
+        z, y = self._samples(2)
+        with torch.enable_grad():
+            images = self(z.requires_grad_(), y)
+            weights = torch.linspace(-1, 1, images.numel(), device=images.device).view_as(images)
+            needs = images.requires_grad
+            gradient = torch.autograd.grad((images * weights).sum(), z, allow_unused=True)[0] if needs else None
+        if gradient is None:
+            raise SnapshotError(f"{self.name}: its images have no gradient with respect to z (a detach, a no_grad?)")
+        if not gradient.any():
+            raise SnapshotError(f"{self.name}: the gradient of its images with respect to z is 0 (are they rounded?)")
 
     # What z meets first: for the baselines that need no training (SeFa, GANSpace)
 
@@ -165,7 +184,7 @@ class FrozenGenerator:
     def _find_layers(self):
         if not isinstance(self.module, nn.Module):
             return []
-        z, y = self._samples()
+        z, y = self._samples(2)
         found = []
 
         def look(layer, inputs):
@@ -188,7 +207,7 @@ class FrozenGenerator:
 
     def _find_num_classes(self):
         for attribute in ("num_classes", "n_classes"):
-            count = getattr(self.module, attribute, None)
+            count = _whole_number(getattr(self.module, attribute, None))
             if count is not None:
                 if type(count) is not int or count < 0:
                     raise SnapshotError(f"{self.name}: its {attribute} is {count!r}, not a number of classes")
@@ -207,38 +226,14 @@ class FrozenGenerator:
         positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         return len(positional) > 1 and positional[1].default is inspect.Parameter.empty
 
-    def _samples(self):
-        """Two latents, the same every time, and their classes."""
-        generator = torch.Generator().manual_seed(0)
-        z = torch.randn(2, self.dim_z, generator=generator).to(self.device)
-        y = self.random_classes(2, generator)
+    def _samples(self, count, seed=0):
+        """Return `count` latents, the same every time, and their classes."""
+        generator = torch.Generator().manual_seed(seed)
+        z = torch.randn(count, self.dim_z, generator=generator).to(self.device)
+        y = self.random_classes(count, generator)
         return z, None if y is None else y.to(self.device)
 
-    @torch.no_grad()
-    def _probe(self):
-        """(channels, resolution) of the images, from one pass."""
-        z, y = self._samples()
-        try:
-            with self._random_state(0):
-                images = self(z, y)
-        except UserError:
-            raise
-        except Exception as problem:  # it is the user's code, and may raise anything
-            shapes = f"z of shape {list(z.shape)}" + ("" if y is None else f" and y of shape {list(y.shape)}")
-            raise SnapshotError(f"{self.name}: fails for {shapes} ({type(problem).__name__}: {problem})") from problem
-        if not torch.is_tensor(images) or images.dim() != 4 or len(images) != len(z):
-            found = f"shape {list(images.shape)}" if torch.is_tensor(images) else f"a {type(images).__name__}"
-            raise SnapshotError(f"{self.name}: must return images [N, C, H, W] for z [N, {self.dim_z}], gives {found}")
-        if images.dtype != torch.float32 or images.shape[1] not in (1, 3):
-            kind = f"{str(images.dtype)[len('torch.') :]} of {images.shape[1]} channels"
-            raise SnapshotError(f"{self.name}: must return float32 images of 1 or 3 channels, gives {kind}")
-        if not torch.isfinite(images).all():
-            raise SnapshotError(f"{self.name}: gives values that are not finite; are these the right weights?")
-        return images.shape[1], images.shape[2]
 
-    @contextlib.contextmanager
-    def _random_state(self, seed):
-        """Within the block PyTorch's random numbers begin at `seed`; afterwards they go on where they were."""
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            yield
+def _whole_number(value):
+    """Return an integer of any type, such as NumPy's, as int; anything else as it is."""
+    return int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else value

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from experiment_utils.errors import SnapshotError
-from experiment_utils.files import load_tensors
 
 KIND = "progan-snapshot"  # what the metadata of such a file says it is
 LEAK = 0.2  # slope of the leaky ReLU for negative inputs
@@ -17,7 +16,7 @@ GAIN = math.sqrt(2)
 class Generator(nn.Module):
     """G(z [N, dim_z]) -> images [N, channels, resolution, resolution], about [-1, 1], not clipped. Unconditional.
 
-    weights      {published name: float32 array}, unscaled as snapshots hold them; convolutions [height, width, in, out]
+    weights      {published name: tensor}, unscaled as snapshots hold them; of convolutions [height, width, in, out]
     resolution   of the images, a power of two
     lod          level of detail that training had come to: beyond 0 the last levels are not in use yet, and a fraction
                  is the share of the previous resolution's image in the picture
@@ -27,6 +26,7 @@ class Generator(nn.Module):
     """
 
     num_classes = 0
+    image_range = (-1.0, 1.0)
 
     def __init__(self, weights, resolution, lod=0.0):
         super().__init__()
@@ -34,9 +34,9 @@ class Generator(nn.Module):
         self.dim_z, features = weights["4x4/Dense/weight"].shape
         width = features // 16
         self.dense = nn.Linear(self.dim_z, features, bias=False)
-        dense = torch.from_numpy(weights["4x4/Dense/weight"]) * (GAIN / 4 / math.sqrt(self.dim_z))
+        dense = weights["4x4/Dense/weight"] * (GAIN / 4 / math.sqrt(self.dim_z))
         self.dense.weight = nn.Parameter(dense.t().contiguous())
-        self.dense_bias = nn.Parameter(torch.from_numpy(weights["4x4/Dense/bias"]).view(1, width, 1, 1))
+        self.dense_bias = nn.Parameter(weights["4x4/Dense/bias"].view(1, width, 1, 1))
         self.conv = _convolution(weights, "4x4/Conv")
         levels = int(math.log2(resolution)) - math.floor(lod)  # log2 of the resolution that the network works at
         self.blocks = nn.ModuleList(
@@ -74,16 +74,16 @@ class Generator(nn.Module):
         return _finish(self.conv(x))
 
 
-def load(path):
-    """Return the Generator of a snapshot's Gs, the averaged weights. Raises SnapshotError where it is another file."""
-    tensors, metadata = load_tensors(path, SnapshotError)
-    if not isinstance(metadata, dict) or metadata.get("kind") != KIND:
-        raise SnapshotError(f"{path}: no snapshot of a ProGAN")
-    weights = {name[len("Gs/") :]: array for name, array in tensors.items() if name.startswith("Gs/")}
+def from_snapshot(tensors, metadata, where):
+    """Return the Generator of a snapshot's Gs, the averaged weights. Raises SnapshotError where something is missing.
+
+    where   the file, for messages
+    """
+    weights = {name[len("Gs/") :]: tensor for name, tensor in tensors.items() if name.startswith("Gs/")}
     try:
         return Generator(weights, metadata["spec"]["resolution"], metadata["lod"])
     except KeyError as missing:
-        raise SnapshotError(f"{path}: an incomplete snapshot, without {missing}") from None
+        raise SnapshotError(f"{where}: an incomplete snapshot, without {missing}") from None
 
 
 def _finish(x):
@@ -97,7 +97,7 @@ def _pixel_norm(x):
 
 def _scaled(weights, name, gain):
     """The run-time weight of a convolution, float64 [height, width, in, out]: N(0, 1) numbers times gain / √fan_in."""
-    weight = torch.from_numpy(weights[f"{name}/weight"]).double()
+    weight = weights[f"{name}/weight"].double()
     return weight * (gain / math.sqrt(weight[..., 0].numel()))
 
 
@@ -106,7 +106,7 @@ def _convolution(weights, name, gain=GAIN):
     size, _, inputs, outputs = weight.shape
     layer = nn.Conv2d(inputs, outputs, size, padding=size // 2)
     layer.weight = nn.Parameter(weight.permute(3, 2, 0, 1).contiguous().float())
-    layer.bias = nn.Parameter(torch.from_numpy(weights[f"{name}/bias"]))
+    layer.bias = nn.Parameter(weights[f"{name}/bias"])
     return layer
 
 
@@ -117,5 +117,5 @@ def _upscaling(weights, name):
     inputs, outputs = weight.shape[:2]
     layer = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
     layer.weight = nn.Parameter(weight.contiguous().float())
-    layer.bias = nn.Parameter(torch.from_numpy(weights[f"{name}/bias"]))
+    layer.bias = nn.Parameter(weights[f"{name}/bias"])
     return layer

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from biggan import comparison, directions
-from biggan.weights import DEFAULT, bundled_generators, files_beside, load_generator
+from biggan.sources import DEFAULT, bundled_generators, files_beside
+from biggan.weights import load_generator
 from factor_scores import FactorRegressor, range_coverage
 from latent_traversal import to_uint8
 

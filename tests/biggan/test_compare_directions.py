@@ -10,7 +10,7 @@ import pytest
 import torch
 from biggan_helpers import load_command, refusal, run
 
-from biggan import biggan, directions, weights
+from biggan import biggan, directions, sources, weights
 from factor_scores import FactorRegressor
 
 GAUGES = ["--G_path", "planted:Gauges", "--device", "cpu"]
@@ -135,11 +135,11 @@ def test_what_lies_beside_a_generator_is_found(command, regressor, tmp_path, cap
     spec = biggan.GeneratorSpec(widths=(4, 4, 4), num_classes=2, dim_z=6, shared_dim=4)
     path = str(tmp_path / "tiny.safetensors")
     weights.save_generator(path, biggan.initialise(biggan.Generator(spec)))
-    assert weights.files_beside(path) == (None, [])
+    assert sources.files_beside(path) == (None, [])
     for name in ("tiny-b.pt", "tiny-a.pt", "other.pt"):
         directions.save(str(tmp_path / name), torch.eye(3, 6))
     regressor.save(str(tmp_path / "tiny-regressor.safetensors"))
-    assert weights.files_beside(path)[1] == [str(tmp_path / "tiny-a.pt"), str(tmp_path / "tiny-b.pt")]
+    assert sources.files_beside(path)[1] == [str(tmp_path / "tiny-a.pt"), str(tmp_path / "tiny-b.pt")]
     command.main(["--G_path", path, "--device", "cpu", *QUICK, "--fix_class", "1", "--out_dir", str(tmp_path / "out")])
     rows = read_csv(tmp_path / "out" / "tiny-class1-sets.csv")
     sets = [row["set"] for row in rows if row["method"] == "Hessian Penalty"]

@@ -52,7 +52,7 @@ class Conditional(nn.Module):
 def test_a_module_is_frozen():
     module = Linear().double().train()
     G = FrozenGenerator(module, "mine")
-    assert (G.name, G.dim_z, G.num_classes, G.channels, G.resolution) == ("mine", 6, 0, 3, 4)
+    assert (G.name, G.dim_z, G.num_classes, G.image_shape) == ("mine", 6, 0, (4, 4, 3))
     assert not module.training
     assert all(p.dtype == torch.float32 and not p.requires_grad for p in module.parameters())
     z = torch.randn(5, 6, requires_grad=True)
@@ -65,7 +65,7 @@ def test_a_module_is_frozen():
 
 def test_classes():
     G = FrozenGenerator(Conditional(), "mine", class_names=["cat", "dog", "axolotl"])
-    assert (G.num_classes, G.channels, G.class_name(2)) == (3, 1, "axolotl")
+    assert (G.num_classes, G.image_shape, G.class_name(2)) == (3, (4, 4, 1), "axolotl")
     y = G.random_classes(300, torch.Generator().manual_seed(0))
     assert y.dtype == torch.int64 and sorted(set(y.tolist())) == [0, 1, 2]
     assert torch.equal(y, G.random_classes(300, torch.Generator().manual_seed(0)))
@@ -84,7 +84,7 @@ def test_classes():
 def test_plain_objects():
     with_forward = types.SimpleNamespace(dim_z=2, forward=lambda z: z.view(-1, 1, 1, 2).expand(-1, 3, 2, 2))
     G = FrozenGenerator(with_forward, "plain")
-    assert (G.num_classes, G.resolution) == (0, 2)
+    assert (G.num_classes, G.image_shape) == (0, (2, 2, 3))
     with pytest.raises(UserError, match=r"plain: no linear layer .* latent_weights\(\) and early_activations"):
         G.latent_weights()
 
@@ -115,11 +115,11 @@ def images(z):
         (make(images, num_classes=-1), "its num_classes is -1"),
         (make(images, n_classes="ten"), "its n_classes is 'ten'"),
         (make(lambda z, y: images(z)), "say how many in an attribute num_classes"),
-        (make(lambda z: z @ torch.zeros(3, 3)), r"fails for z of shape \[2, 2\] \(RuntimeError"),
-        (make(lambda z, y: 1 // 0, num_classes=4), r"and y of shape \[2\] \(ZeroDivisionError"),
+        (make(lambda z: z @ torch.zeros(3, 3)), r"fails for z of shape \[5, 2\] \(RuntimeError"),
+        (make(lambda z, y: 1 // 0, num_classes=4), r"and y of shape \[5\] \(ZeroDivisionError"),
         (make(lambda z: None), "gives a NoneType"),
-        (make(lambda z: [images(z)]), "gives a list"),
-        (make(lambda z: z), r"gives shape \[2, 2\]"),
+        (make(lambda z: [z, z]), "gives a list for N = 5"),
+        (make(lambda z: z), r"gives shape \[5, 2\]"),
         (make(lambda z: images(z)[:1]), r"gives shape \[1, 3, 4, 4\]"),
         (make(lambda z: images(z).half()), "gives float16 of 3 channels"),
         (make(lambda z: images(z).repeat(1, 2, 1, 1)), "of 6 channels"),
@@ -177,39 +177,37 @@ def test_the_modules_own_methods_come_first():
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Noise
+# Noise and precision
+
+
+class Noisy(Linear):
+    strength = 0.0
+
+    def forward(self, z):
+        return nn.functional.dropout(super().forward(z), 0.5, self.training) + self.strength * torch.randn(())
 
 
 def test_dropout_is_off_and_noise_is_noticed():
-    class Noisy(Linear):
-        strength = 0.0
-
-        def forward(self, z):
-            return nn.functional.dropout(super().forward(z), 0.5, self.training) + self.strength * torch.randn(())
-
     module = Noisy()
-    G = FrozenGenerator(module, "mine")
-    assert G.is_deterministic()
+    assert FrozenGenerator(module, "mine").is_deterministic
     for strength in (1.0, 1e-3):
         module.strength = strength
-        assert not G.is_deterministic()
+        G = FrozenGenerator(module, "mine")
+        assert not G.is_deterministic
+        assert G.remarks == ["mine: gives other images for the same z each time, as some noise is on"]
+        with pytest.raises(UserError, match=r"^mine: gives other images .* switch its noise off"):
+            G.check_measurable()
 
 
 def test_noise_from_elsewhere_is_noticed():
     own = torch.Generator().manual_seed(0)
-    G = FrozenGenerator(make(lambda z: images(z) + torch.randn(1, generator=own)), "mine")
-    assert not G.is_deterministic()
+    assert not FrozenGenerator(make(lambda z: images(z) + torch.randn(1, generator=own)), "mine").is_deterministic
 
 
 def test_checks_leave_the_random_state_alone():
     state = torch.get_rng_state()
-    G = FrozenGenerator(make(lambda z: images(z) + torch.randn(1)), "mine")
-    G.is_deterministic()
+    FrozenGenerator(make(lambda z: images(z) + torch.randn(1)), "mine")
     assert torch.equal(torch.get_rng_state(), state)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Precision
 
 
 def test_half_precision_on_the_way_to_the_images_is_refused():
@@ -217,11 +215,45 @@ def test_half_precision_on_the_way_to_the_images_is_refused():
         with torch.autocast("cpu", dtype=torch.bfloat16):
             return images(z @ torch.eye(z.shape[1])).float()
 
-    FrozenGenerator(make(images), "mine").check_precision()
+    FrozenGenerator(make(images), "mine").check_measurable()
     with pytest.raises(
         SnapshotError, match=r"^mine: G must compute in float32 .*, got torch\.bfloat16 from b?mm; switch"
     ):
-        FrozenGenerator(make(in_half), "mine").check_precision()
+        FrozenGenerator(make(in_half), "mine").check_measurable()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Gradients
+
+
+@torch.no_grad()
+def without_gradient(z):
+    return z.view(-1, 1, 1, 2)
+
+
+def in_inference_mode(z):
+    with torch.inference_mode():
+        return z.view(-1, 1, 1, 2) * 2
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (without_gradient, "have no gradient with respect to z"),
+        (in_inference_mode, "have no gradient with respect to z"),
+        (lambda z: z.detach().view(-1, 1, 1, 2), "have no gradient with respect to z"),
+        (lambda z: (8 * z).round().view(-1, 1, 1, 2), r"is 0 \(are they rounded"),
+    ],
+)
+def test_images_without_a_gradient(forward, message):
+    G = FrozenGenerator(make(forward), "mine")
+    with pytest.raises(SnapshotError, match=f"^mine: .*{message}"):
+        G.check_gradient()
+
+
+def test_a_gradient_is_enough():
+    FrozenGenerator(make(lambda z: z.view(-1, 1, 1, 2)), "mine").check_gradient()
+    FrozenGenerator(Conditional(), "mine").check_gradient()
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ def test_a_folder_of_folders(command, tmp_path):
     assert status == 0 and "pictures: 16 images of 16 px, classes: day, night" in printed
     run_dir = tmp_path / "results" / "generator"
     assert not (run_dir / "regressor.safetensors").exists()
-    assert load_generator(str(run_dir / "generator-000000.safetensors")).resolution == 16
+    assert load_generator(str(run_dir / "generator-000000.safetensors")).image_shape == (16, 16, 3)
 
 
 def test_two_processes_share_the_batch(tmp_path, data_dir):

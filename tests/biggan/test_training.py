@@ -164,7 +164,7 @@ def test_what_is_saved_is_the_averaged_generator(tmp_path):
     run = make()
     path = training.train(run, str(tmp_path), {"data": "discs"}, lambda line: None)
     G = load_generator(path)
-    assert (G.dim_z, G.num_classes, G.class_names, G.resolution) == (4, 2, ["dark", "bright"], 8)
+    assert (G.dim_z, G.num_classes, G.class_names, G.image_shape) == (4, 2, ["dark", "bright"], (8, 8, 3))
     z, y = torch.randn(3, 4), torch.tensor([0, 1, 1])
     assert_close(G(z, y), run.G_ema(z, y).detach(), within=ROUNDED)
     assert sorted(os.listdir(str(tmp_path))) == [

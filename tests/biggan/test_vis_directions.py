@@ -10,10 +10,10 @@ from biggan_helpers import load_command, refusal, run
 from explorer_pages import codec_error, page_data
 from PIL import Image
 
-from biggan import comparison, directions, weights
+from biggan import comparison, directions, sources, weights
 from biggan.frozen import FrozenGenerator
 
-BUNDLED = weights.files_beside()[1][0]
+BUNDLED = sources.files_beside()[1][0]
 GAUGES = ["--G_path", "planted:Gauges", "--device", "cpu"]
 
 
@@ -173,7 +173,7 @@ def directions_of(path, G):
 
 
 def load_regressor(G):
-    return comparison.load_regressor(G, weights.files_beside()[0])
+    return comparison.load_regressor(G, sources.files_beside()[0])
 
 
 def method_of(measurements):

@@ -14,9 +14,10 @@ import torch
 from closeness import ROUNDED, assert_close
 from package_models import package_model
 
-from biggan import weights
+from biggan import sources, weights
 from biggan.biggan import Discriminator, DiscriminatorSpec, Generator, GeneratorSpec
-from biggan.weights import GeneratorOptions, download, from_options, load_generator, save_generator
+from biggan.sources import download
+from biggan.weights import GeneratorOptions, from_options, load_generator, save_generator
 from experiment_utils import options
 from experiment_utils.errors import OptionError, SnapshotError, UserError
 
@@ -54,7 +55,7 @@ def save(path, value):
 
 def assert_same(G, generator):
     z, y = torch.randn(3, 6), torch.tensor([0, 2, 1])
-    assert (G.dim_z, G.num_classes, G.channels, G.resolution) == (6, 3, 3, 16)
+    assert (G.dim_z, G.num_classes, G.image_shape) == (6, 3, (16, 16, 3))
     assert torch.equal(G(z, y), generator(z, y))
 
 
@@ -98,12 +99,12 @@ def test_our_own_files(tmp_path, generator):
 
 
 def test_bundled_names(tmp_path, generator, monkeypatch):
-    monkeypatch.setattr(weights, "BUNDLED_DIR", str(tmp_path))
+    monkeypatch.setattr(sources, "BUNDLED_DIR", str(tmp_path))
     with pytest.raises(SnapshotError, match="clevr_simple_32, the bundled generator, is not in"):
         load_generator()
     save_generator(str(tmp_path / "clevr_simple_32.safetensors"), generator)
     (tmp_path / "clevr_simple_32-regressor.safetensors").write_bytes(b"")
-    assert list(weights.bundled_generators()) == ["clevr_simple_32"]
+    assert list(sources.bundled_generators()) == ["clevr_simple_32"]
     assert_same(load_generator(), generator)
     assert_same(load_generator("clevr_simple_32"), generator)
 
@@ -135,7 +136,8 @@ def test_a_progan_snapshot():
     folder = os.path.join(root, "progan_experiments", "pretrained_models")
     path = next(os.path.join(folder, name) for name in sorted(os.listdir(folder)) if name.endswith(".safetensors"))
     G = load_generator(path)
-    assert G.num_classes == 0 and G(torch.randn(2, G.dim_z)).shape == (2, G.channels, G.resolution, G.resolution)
+    assert G.num_classes == 0 and G.image_shape == (16, 16, 3)
+    assert G(torch.randn(2, G.dim_z)).shape == (2, 3, 16, 16)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -179,7 +181,7 @@ def contents(generator):
     yield Discriminator(DiscriminatorSpec((8, 8), 16, 3)).state_dict(), "a BigGAN discriminator"
     yield torch.zeros(120, 120), r"directions, a tensor \[120, 120\] \(give it to --load_A\)"
     yield torch.optim.Adam(Generator(SPEC).parameters()).state_dict(), "an optimiser's state"
-    yield {"G": generator.state_dict(), "itr": 3}, r"a checkpoint of several things \(G\)"
+    yield {"D": {"fc.weight": torch.zeros(2, 3)}, "itr": 3}, r"a checkpoint of several things \(D, another network"
     yield {"itr": 138000, "epoch": 99, "best_IS": 97.5}, r"a training record \(itr, epoch, best_IS\)"
     yield {"mapping.fc0.weight": torch.zeros(3, 3)}, "a StyleGAN"
     yield {"fc.weight": torch.zeros(2, 3)}, r"another network, whose first tensor is fc\.weight \[2, 3\]"
@@ -301,7 +303,7 @@ def factories(tmp_path, monkeypatch):
 
 def test_a_factory_in_the_working_directory(factories):
     G = load_generator("own_package.models:Net")
-    assert (G.dim_z, G.num_classes, G.resolution, G.name) == (2, 0, 2, "own_package_models_Net")
+    assert (G.dim_z, G.num_classes, G.image_shape, G.name) == (2, 0, (2, 2, 3), "own_package_models_Net")
 
 
 @pytest.mark.parametrize(
@@ -405,7 +407,7 @@ def test_download_of_a_file_into_a_chosen_folder(tmp_path, server, monkeypatch):
     model = package_model({"z_dim": 4, "channel_width": 4, "num_classes": 5}).requires_grad_(False)
     server.files["/biggan-deep-128-pytorch_model.bin"] = open(save(tmp_path / "x", model.state_dict()), "rb").read()
     monkeypatch.setitem(
-        weights.DOWNLOADS, "biggan-deep-128", (f"{server.url}/biggan-deep-128-pytorch_model.bin", "pytorch_model.bin")
+        sources.DOWNLOADS, "biggan-deep-128", (f"{server.url}/biggan-deep-128-pytorch_model.bin", "pytorch_model.bin")
     )
     flags = ["--download", "biggan-deep-128", "--cache_dir", str(tmp_path / "elsewhere"), "--device", "cpu"]
     assert_same_deep(from_options(chosen(*flags)), model)
@@ -414,14 +416,14 @@ def test_download_of_a_file_into_a_chosen_folder(tmp_path, server, monkeypatch):
 
 
 def test_the_addresses():
-    assert "1nAle7FCVFZdix2--ks0r5JBkFnKw8ctW" in weights.DOWNLOADS["biggan-138k"][0]
+    assert "1nAle7FCVFZdix2--ks0r5JBkFnKw8ctW" in sources.DOWNLOADS["biggan-138k"][0]
     from pytorch_pretrained_biggan.model import PRETRAINED_MODEL_ARCHIVE_MAP
 
-    assert {name: weights.DOWNLOADS[name][0] for name in PRETRAINED_MODEL_ARCHIVE_MAP} == PRETRAINED_MODEL_ARCHIVE_MAP
+    assert {name: sources.DOWNLOADS[name][0] for name in PRETRAINED_MODEL_ARCHIVE_MAP} == PRETRAINED_MODEL_ARCHIVE_MAP
 
 
 def test_downloads_that_fail_say_what_else_to_do(tmp_path, server, generator, monkeypatch):
-    monkeypatch.setitem(weights.DOWNLOADS, "biggan-deep-256", (f"{server.url}/gone", "pytorch_model.bin"))
+    monkeypatch.setitem(sources.DOWNLOADS, "biggan-deep-256", (f"{server.url}/gone", "pytorch_model.bin"))
     with pytest.raises(UserError, match=r"answers 404 .*another address: --download_url, or .*--G_path FILE"):
         download("biggan-deep-256")
     with pytest.raises(SnapshotError, match="biggan-deep-256: not downloaded yet; say --download biggan-deep-256"):
@@ -444,7 +446,7 @@ def test_flags_that_contradict(tmp_path):
 
 
 def test_without_a_generator_the_bundled_one_and_a_line_on_others(tmp_path, generator, monkeypatch, capsys):
-    monkeypatch.setattr(weights, "BUNDLED_DIR", str(tmp_path))
+    monkeypatch.setattr(sources, "BUNDLED_DIR", str(tmp_path))
     save_generator(str(tmp_path / "clevr_simple_32.safetensors"), generator)
     assert_same(from_options(chosen("--device", "cpu")), generator)
     line = capsys.readouterr().out

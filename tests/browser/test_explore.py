@@ -30,7 +30,7 @@ import torch
 torch.set_num_threads(1)
 from types import SimpleNamespace
 from biggan import directions, exploring, weights
-A_path = weights.files_beside()[1][0]
+A_path = sources.files_beside()[1][0]
 flags = {"search_space": "all", "ndirs": None, "no_ortho": False, "seed": 0, "download": None, "G_path": None}
 chosen = SimpleNamespace(load_A=A_path, **flags)
 G = weights.load_generator()

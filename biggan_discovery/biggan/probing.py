@@ -1,0 +1,227 @@
+"""A few passes through a generator that somebody brings: where its images are, and whether they can be relied on."""
+
+import collections
+import collections.abc
+import contextlib
+
+import torch
+from torch import nn
+
+from experiment_utils.errors import SnapshotError, UserError, describe
+from hessian_penalty_pytorch import full_float32
+
+SAME = 1e-5  # of the largest value: what two passes of one batch size may differ by (GPUs add in any order)
+SAME_ACROSS_SIZES = 1e-3  # other batch sizes have other kernels, whose rounding a deep network amplifies
+RANGE_SAMPLES, RANGE_BATCH = 64, 8  # latents to tell the range of values by, and how many at once
+USUAL_RANGE = (-1.0, 1.0)
+
+Findings = collections.namedtuple("Findings", "element image_shape is_deterministic image_range remarks")
+Findings.__doc__ = """What the passes show.
+
+    element            key of the images where G returns a tuple, list or mapping; None where it returns the images
+    image_shape        (height, width, channels)
+    is_deterministic   whether the same latents give the same images
+    image_range        (low, high): the values that stand for black and white
+    remarks            lines for the user on what was inferred
+"""
+
+
+@torch.no_grad()
+def probe(call, module, name, samples, device, image_range=None):
+    """Return the Findings of a generator.
+
+    call          function of (z, y) that returns what the generator returns, whatever that is
+    module        the generator itself, to name the layer that is to blame
+    samples       function of (count, seed) that returns (z [count, dim_z], y int64 [count] or None) on `device`
+    image_range   (low, high) where it is known; None: it is inferred from 64 images
+
+    Raises SnapshotError where the output holds no images, a batch size fails, or an image depends on its batch.
+    """
+    with full_float32():
+        passes = _Passes(call, module, name, samples, device)
+        batch, pair = passes.images(_BATCH), passes.images(_PAIR)
+        is_deterministic = _same(pair, passes.images(_PAIR, state=2))
+        if is_deterministic or _same(pair, passes.images(_PAIR)):
+            passes.check_independence(pair, passes.images(_OTHER_COMPANION))
+        alone = passes.images(_ALONE)
+        if is_deterministic:
+            passes.check_independence(batch, pair, SAME_ACROSS_SIZES)
+            passes.check_independence(batch, alone, SAME_ACROSS_SIZES)
+        if image_range is None:
+            image_range = USUAL_RANGE if batch.min() < 0 else passes.find_range()
+    if not is_deterministic:
+        passes.remark("gives other images for the same z each time, as some noise is on")
+    _, channels, height, width = batch.shape
+    return Findings(passes.element, (height, width, channels), is_deterministic, image_range, passes.remarks)
+
+
+def find_element(output, count):
+    """Return the key of the images [count, 1 or 3, H, W] in a tuple, list or mapping: the largest, of several.
+
+    None where `output` is something else, or holds none.
+    """
+    items = enumerate(output) if isinstance(output, (tuple, list)) else ()
+    items = output.items() if isinstance(output, collections.abc.Mapping) else items
+    images = [
+        (key, value)
+        for key, value in items
+        if torch.is_tensor(value) and value.dim() == 4 and len(value) == count and value.shape[1] in (1, 3)
+    ]
+    return max(images, key=lambda item: item[1][0].numel())[0] if images else None
+
+
+# Rows of the six latents that the passes are made with. The last one of each is the same latent.
+_BATCH, _PAIR, _ALONE, _OTHER_COMPANION = [0, 1, 2, 3, 4], [3, 4], [4], [5, 4]
+
+
+class _Passes:
+    """Passes of a generator. The first one decides what the images of all must look like."""
+
+    def __init__(self, call, module, name, samples, device):
+        self._call, self._module, self._name = call, module, name
+        self._samples, self._device = samples, device
+        self._z, self._y = samples(6, 0)
+        self._shape = self.element = None
+        self.remarks = []
+
+    def remark(self, text):
+        self.remarks.append(f"{self._name}: {text}")
+
+    def images(self, rows, state=1):
+        """Return the images of some of the six latents; PyTorch's random numbers begin at `state`."""
+        return self._images(self._z[rows], None if self._y is None else self._y[rows], state)
+
+    def find_range(self):
+        """Return (low, high) of the values: [0, 1] or [0, 255] where all of 64 images show it, otherwise [-1, 1]."""
+        z, y = self._samples(RANGE_SAMPLES, 1)
+        largest = 0.0
+        for begin in range(0, RANGE_SAMPLES, RANGE_BATCH):
+            some = slice(begin, begin + RANGE_BATCH)
+            images = self._images(z[some], None if y is None else y[some])
+            if images.min() < 0:
+                return USUAL_RANGE
+            largest = max(largest, images.max().item())
+        if not (largest <= 1 or 2 < largest <= 255):
+            return USUAL_RANGE
+        high = 1.0 if largest <= 1 else 255.0
+        scaled = f"its values lie in [0, {high:g}] and are scaled to [-1, 1]"
+        self.remark(f"{scaled} (if that is wrong: --image_range LOW HIGH)")
+        return (0.0, high)
+
+    def check_independence(self, images, others, tolerance=SAME):
+        """Raise SnapshotError unless the last images of two passes, which are of the same latent, are the same."""
+        if _same(images[-1], others[-1], tolerance):
+            return
+        layer = _mixing_layer(self._module, lambda: self.images(_PAIR), lambda: self.images(_OTHER_COMPANION))
+        where, cure = "", "an image may depend on its own z alone"
+        if layer is not None:
+            name, layer = layer
+            where = f" through its layer {name} ({type(layer).__name__})"
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                cure = "it must normalise by running statistics (track_running_stats=True, evaluation mode)"
+        raise SnapshotError(f"{self._name}: each image depends on the other samples of its batch{where}; {cure}")
+
+    def _images(self, z, y, state=1):
+        given = z.clone()
+        try:
+            with _random_state(self._device, state):
+                output = self._call(given, y)
+        except UserError:
+            raise
+        except Exception as problem:  # it is the user's code, and may raise anything
+            shapes = f"z of shape {list(z.shape)}" + ("" if y is None else f" and y of shape {list(y.shape)}")
+            sizes = "; it must take batches of any size" if self._shape or self._takes_one() else ""
+            raise SnapshotError(f"{self._name}: fails for {shapes} ({describe(problem)}){sizes}") from problem
+        if not torch.equal(given, z):
+            raise SnapshotError(f"{self._name}: changes the z that it is given; let it work on z.clone()")
+        if self._shape is None:
+            self.element = find_element(output, len(z))
+            if self.element is not None:
+                kind = f"a {type(output).__name__} of {len(output)}"
+                self.remark(f"returns {kind}; its element {self.element!r} is taken for the images")
+        images = output if self.element is None else output[self.element]
+        self._check(images, len(z))
+        self._shape = images.shape[1:]
+        return images
+
+    def _takes_one(self):
+        """Whether a batch of one sample does not fail."""
+        try:
+            self._call(self._z[:1], None if self._y is None else self._y[:1])
+        except Exception:  # whatever it is
+            return False
+        return True
+
+    def _check(self, images, count):
+        if not torch.is_tensor(images) or images.dim() != 4 or len(images) != count:
+            found = f"shape {list(images.shape)}" if torch.is_tensor(images) else f"a {type(images).__name__}"
+            wanted = f"images [N, C, H, W] for z [N, {self._z.shape[1]}]"
+            raise SnapshotError(f"{self._name}: must return {wanted}, gives {found} for N = {count}")
+        if images.dtype != torch.float32 or images.shape[1] not in (1, 3):
+            kind = f"{str(images.dtype)[len('torch.') :]} of {images.shape[1]} channels"
+            hint = ", as if channels came last (permute them)" if images.shape[3] in (1, 3) else ""
+            raise SnapshotError(f"{self._name}: must return float32 images of 1 or 3 channels, gives {kind}{hint}")
+        if self._shape not in (None, images.shape[1:]):
+            shapes = f"{list(self._shape)} and {list(images.shape[1:])}"
+            raise SnapshotError(f"{self._name}: must return images of one size, gives {shapes}")
+        if not torch.isfinite(images).all():
+            raise SnapshotError(f"{self._name}: gives values that are not finite; are these the right weights?")
+
+
+def _same(first, second, tolerance=SAME):
+    return bool((first - second).abs().max() <= tolerance * first.abs().max())
+
+
+@contextlib.contextmanager
+def _random_state(device, seed):
+    """Within the block PyTorch's random numbers begin at `seed`; afterwards they go on where they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The layer at which samples meet
+
+
+def _mixing_layer(module, first, second):
+    """Return (name, layer) of the first layer whose last sample differs between two passes that feed it the same.
+
+    first, second   functions that pass two batches of one size through the module; their last samples are the same
+    None where there is no such layer: the module's own code mixes the samples, or it is no module.
+    """
+    if not isinstance(module, nn.Module):
+        return None
+    for (name, layer, *one), (other_name, _, *other) in zip(_calls(module, first), _calls(module, second)):
+        if name != other_name:
+            return None
+        (given, made), (given_other, made_other) = one, other
+        if name and _all_same(given, given_other) and not _all_same(made, made_other):
+            return name, layer
+    return None
+
+
+def _calls(module, run):
+    """Return [(name, layer, last samples of its inputs, of its outputs)] in the order in which the layers finish."""
+    calls, handles = [], []
+    try:
+        for name, layer in module.named_modules():
+
+            def note(layer, inputs, output, name=name):
+                calls.append((name, layer, _last_samples(inputs), _last_samples(output)))
+
+            handles.append(layer.register_forward_hook(note))
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def _last_samples(values):
+    values = values if isinstance(values, (tuple, list)) else [values]
+    return [value[-1].clone() for value in values if torch.is_tensor(value) and value.dim()]
+
+
+def _all_same(first, second):
+    return all(one.shape == other.shape and _same(one, other) for one, other in zip(first, second))

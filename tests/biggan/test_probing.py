@@ -1,0 +1,316 @@
+"""What a few passes find out about a generator that somebody brings, with the right value for each kind."""
+
+import collections
+import types
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from biggan.frozen import FrozenGenerator
+from biggan.traversal import images_of
+from experiment_utils.errors import OptionError, SnapshotError
+from latent_traversal import to_uint8
+
+DIM_Z = 4
+
+
+class Pictures(nn.Module):
+    """Images [N, 3, 4, 6]; `middle` stands between two linear layers, `finish` behind them."""
+
+    dim_z = DIM_Z
+
+    def __init__(self, finish=torch.tanh, middle=None):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.first, self.last = nn.Linear(DIM_Z, 16), nn.Linear(16, 72)
+        self.middle, self.finish = middle or nn.Identity(), finish
+
+    def forward(self, z):
+        return self.finish(self.last(self.middle(self.first(z)))).view(-1, 3, 4, 6)
+
+
+def freeze(forward_or_module, **options):
+    if not isinstance(forward_or_module, nn.Module):
+        forward_or_module = types.SimpleNamespace(forward=forward_or_module, dim_z=DIM_Z)
+    return FrozenGenerator(forward_or_module, "mine", **options)
+
+
+def z(count=3):
+    return torch.randn(count, DIM_Z, generator=torch.Generator().manual_seed(3))
+
+
+def refusal(*arguments, **options):
+    with pytest.raises(SnapshotError) as error:
+        freeze(*arguments, **options)
+    message = str(error.value)
+    assert message.startswith("mine: ") and "\n" not in message
+    return message
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Images that depend on their batch
+
+
+class ByOthers(nn.Module):
+    """Adds a little of what the batch has in common: the average, a position's own number, or a share of its size."""
+
+    def __init__(self, kind, strength=1e-3):
+        super().__init__()
+        self.kind, self.strength = kind, strength
+
+    def forward(self, x):
+        if self.kind == "average":
+            return x + self.strength * x.mean(0)
+        if self.kind == "position":
+            return x + self.strength * torch.arange(len(x))[:, None]
+        return x * (1 + self.strength * len(x))
+
+
+def test_batch_normalisation_without_running_statistics_is_named():
+    message = refusal(Pictures(middle=nn.BatchNorm1d(16, track_running_stats=False)))
+    assert "each image depends on the other samples of its batch through its layer middle (BatchNorm1d)" in message
+    assert "track_running_stats=True" in message
+    deeper = Pictures(middle=nn.Sequential(nn.ReLU(), nn.Sequential(nn.BatchNorm1d(16, track_running_stats=False))))
+    assert "through its layer middle.1.0 (BatchNorm1d)" in refusal(deeper)
+
+
+def test_batch_normalisation_with_running_statistics_is_fine():
+    G = freeze(Pictures(middle=nn.BatchNorm1d(16)).train())
+    torch.testing.assert_close(G(z())[1:2], G(z()[1:2]))
+
+
+def test_a_network_that_stays_in_training_mode_is_noticed():
+    class Stubborn(nn.BatchNorm1d):
+        def train(self, mode=True):
+            return super().train(True)
+
+    assert "layer middle (Stubborn)" in refusal(Pictures(middle=Stubborn(16)))
+
+
+@pytest.mark.parametrize(("kind", "strength"), [("average", 1e-3), ("position", 1e-2), ("size", 1e-2)])
+def test_other_layers_that_mix_samples_are_refused(kind, strength):
+    message = refusal(Pictures(middle=ByOthers(kind, strength)))
+    assert "each image depends on the other samples of its batch" in message
+    if kind == "average":
+        assert "through its layer middle (ByOthers)" in message
+
+
+def test_images_that_depend_on_their_batch_without_a_layer_or_with_noise():
+    def average(z):
+        return (z + z.mean(0)).view(-1, 1, 2, 2)
+
+    def noisy(z):
+        return average(z) + torch.randn(len(z), 1, 1, 1)
+
+    for forward in (average, noisy):
+        assert refusal(forward).endswith("of its batch; an image may depend on its own z alone")
+
+
+def test_deep_networks_are_not_mistaken_for_mixing():
+    """Batches of other sizes are rounded otherwise, and 60 layers of random ReLUs make that larger."""
+    layers = [layer for _ in range(60) for layer in (nn.Linear(16, 16), nn.ReLU())]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        for layer in layers[::2]:
+            nn.init.normal_(layer.weight, std=(2 / 16) ** 0.5)
+        assert freeze(Pictures(middle=nn.Sequential(*layers))).is_deterministic
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Batch sizes
+
+
+def only(*sizes):
+    def forward(z):
+        if len(z) not in sizes:
+            raise RuntimeError(f"expected a batch of {sizes[0]}\nand no other")
+        return z.view(len(z), 1, 2, 2)
+
+    return forward
+
+
+@pytest.mark.parametrize(("sizes", "shape"), [((1,), [5, 4]), ((2,), [5, 4]), ((5,), [2, 4]), ((5, 2), [1, 4])])
+def test_generators_of_some_batch_sizes_only(sizes, shape):
+    message = refusal(only(*sizes))
+    assert f"fails for z of shape {shape} (RuntimeError: expected a batch of {sizes[0]} and no other)" in message
+    assert message.endswith("it must take batches of any size") == (sizes != (2,))
+
+
+def test_a_traced_network_of_one_batch_size():
+    class Fixed(Pictures):
+        def forward(self, z):
+            return super().forward(z).reshape(2, 3, 4, 6)
+
+    traced = torch.jit.trace(Fixed().eval(), z(2))
+    traced.dim_z = DIM_Z
+    assert "fails for z of shape [5, 4] (RuntimeError" in refusal(traced)
+
+
+def test_a_traced_network_of_any_batch_size_works():
+    module = Pictures().eval()
+    traced = torch.jit.trace(module, z(2))
+    G = FrozenGenerator(types.SimpleNamespace(forward=traced, dim_z=DIM_Z), "mine")
+    torch.testing.assert_close(G(z(7)), module(z(7)))
+
+
+def test_a_number_of_images_that_does_not_follow_the_batch():
+    assert "gives shape [2, 1, 2, 2] for N = 5" in refusal(lambda z: z[:2].view(-1, 1, 2, 2))
+
+
+def test_images_of_several_sizes():
+    def forward(z):
+        return z.view(-1, 1, 2, 2).repeat(1, 1, 1, 1 if len(z) > 1 else 2)
+
+    assert "must return images of one size, gives [1, 2, 2] and [1, 2, 4]" in refusal(forward)
+
+
+def test_a_generator_that_changes_its_latents():
+    def forward(z):
+        return z.div_(z.norm(dim=1, keepdim=True)).view(-1, 1, 2, 2)
+
+    assert "changes the z that it is given" in refusal(forward)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Images among other things
+
+
+Output = collections.namedtuple("Output", "latents sample")
+
+
+@pytest.mark.parametrize(
+    ("output", "element", "kind"),
+    [
+        (lambda images, z: (images, z), 0, "tuple of 2"),
+        (lambda images, z: [z, images, None], 1, "list of 3"),
+        (lambda images, z: Output(z, images), 1, "Output of 2"),
+        (lambda images, z: collections.OrderedDict(latents=z, sample=images), "sample", "OrderedDict of 2"),
+        (lambda images, z: (images[:, :, ::2, ::2], images, images[:, :1]), 1, "tuple of 3"),  # a pyramid, and a mask
+    ],
+)
+def test_images_in_tuples_lists_and_mappings(output, element, kind):
+    module = Pictures()
+    plain = freeze(Pictures())
+    G = freeze(lambda z: output(Pictures.forward(module, z), z))
+    assert torch.equal(G(z()), plain(z())) and G.image_shape == (4, 6, 3)
+    (remark,) = G.remarks
+    assert remark == f"mine: returns a {kind}; its element {element!r} is taken for the images"
+
+
+def test_outputs_without_images():
+    assert "must return images [N, C, H, W] for z [N, 4], gives a tuple for N = 5" in refusal(lambda z: (z, z))
+    assert "gives a NoneType" in refusal(lambda z: None)
+    last = refusal(lambda z: z.view(-1, 2, 2, 1).repeat(1, 4, 4, 3))
+    assert "gives float32 of 8 channels, as if channels came last" in last
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Height, width, range
+
+
+def test_height_and_width():
+    G = freeze(Pictures())
+    assert G.image_shape == (4, 6, 3) and G(z()).shape == (3, 3, 4, 6)
+
+
+def in_unit_interval(x):
+    return torch.sigmoid(x)
+
+
+def in_bytes(x):
+    return 255 * torch.sigmoid(x)
+
+
+def dark(x):
+    """As a night scene: tanh, next to -1 nearly everywhere."""
+    return torch.tanh(x.abs() / 20 - 2)
+
+
+def beyond_one(x):
+    return 1.5 * torch.sigmoid(x)
+
+
+def beyond_bytes(x):
+    return 300 + x
+
+
+@pytest.mark.parametrize(
+    ("finish", "expected"),
+    [
+        (torch.tanh, (-1, 1)),
+        (dark, (-1, 1)),
+        (in_unit_interval, (0, 1)),
+        (in_bytes, (0, 255)),
+        (beyond_one, (-1, 1)),
+        (beyond_bytes, (-1, 1)),
+        (lambda x: x, (-1, 1)),
+        (lambda x: in_unit_interval(x) - 0.3, (-1, 1)),
+    ],
+)
+def test_the_range_is_told_by_64_images(finish, expected):
+    module = Pictures(finish)
+    G = freeze(module)
+    assert G.image_range == expected
+    low, high = expected
+    own = Pictures(finish)(z())
+    torch.testing.assert_close(G(z()), (own - low) / (high - low) * 2 - 1)
+    if expected == (-1, 1):
+        assert G.remarks == [] and torch.equal(G(z()), own)
+    else:
+        (remark,) = G.remarks
+        assert remark.startswith(f"mine: its values lie in [0, {high}] and are scaled to [-1, 1]")
+        assert "--image_range LOW HIGH" in remark
+
+
+def test_an_image_that_is_rarely_below_0_is_enough():
+    """One latent in some twenty: the first batches do not show it."""
+
+    def forward(z):
+        return torch.where(z[:, :1] < -1.7, -torch.ones(1), torch.sigmoid(z)).view(-1, 1, 2, 2)
+
+    assert freeze(forward).image_range == (-1, 1)
+
+
+def test_pixels_of_every_range_are_the_same():
+    """What is shown: a sigmoid's 0, 1/2 and 1 as 0, 128 and 255, and bytes as they are."""
+
+    def constant(values):
+        def forward(z):
+            return torch.tensor(values).view(1, 1, 1, -1).expand(len(z), -1, -1, -1) + 0 * z.sum()
+
+        return to_uint8(images_of(freeze(forward), z(1), None))[0, 0, :, 0].tolist()
+
+    assert constant([0.0, 0.5, 1.0]) == [0, 128, 255]
+    every_byte = [float(value) for value in range(256)]
+    assert constant(every_byte) == list(range(256))
+    assert constant([-1.0, 0.0, 1.0]) == [0, 128, 255]
+
+
+def test_a_range_that_is_given_or_that_the_object_states():
+    own = Pictures(in_unit_interval)(z())
+    G = freeze(Pictures(in_unit_interval), image_range=(-1, 1))
+    assert torch.equal(G(z()), own) and G.remarks == []
+    module = Pictures(in_unit_interval)
+    module.image_range = (0, 2)
+    torch.testing.assert_close(freeze(module)(z()), own - 1)
+    torch.testing.assert_close(freeze(module, image_range=(0.0, 1.0))(z()), 2 * own - 1)
+    module.image_range = np.array([0, 1])
+    assert freeze(module).image_range == (0, 1)
+
+
+@pytest.mark.parametrize("image_range", [(1, 1), (1, 0), (0, float("inf")), (float("nan"), 1), (0, 1, 2), "ab", 7])
+def test_ranges_that_are_none(image_range):
+    with pytest.raises(OptionError, match=r"^mine: image_range.*must be two"):
+        freeze(Pictures(), image_range=image_range)
+
+
+def test_values_that_are_not_finite_now_and_then():
+    """Not in the first few images, but in one of the 64."""
+
+    def forward(z):
+        return torch.where(z[:, :1] < -1.7, torch.tensor(float("nan")), torch.sigmoid(z)).view(-1, 1, 2, 2)
+
+    assert "gives values that are not finite" in refusal(forward)
