@@ -76,7 +76,7 @@ class Baseline:
 def build(algorithm, ch, batch_size, resolution, device):
     """Return the Baseline or the Discovery, over the same generator and from the same A."""
     torch.manual_seed(SEED)
-    G = FrozenGenerator(Generator(published_spec(ch, resolution)), "random weights", device)
+    G = FrozenGenerator(Generator(published_spec(ch, resolution)), "random weights", device, known=True)
     space = directions.search_space("all", G.dim_z)
     A = directions.initial("random", min(NDIRS, G.dim_z), space, SEED)
     settings = Settings(batch_size=batch_size, seed=SEED)

@@ -37,7 +37,7 @@ def describe(problem):
     """Return an exception's type and message as one line of at most about 300 characters."""
     text = " ".join(str(problem).split())
     text = text if len(text) <= 300 else f"{text[:150]} … {text[-150:]}"
-    return f"{type(problem).__name__}: {text}"
+    return f"{type(problem).__name__}: {text}" if text else type(problem).__name__
 
 
 _ADVICE = {

@@ -182,7 +182,8 @@ def interval(values, where):
     try:
         low, high = map(float, values)
     except (TypeError, ValueError):
-        raise OptionError("%s: must be two numbers, not %r" % (where, values)) from None
+        found = " ".join(repr(values).split())
+        raise OptionError("%s: must be two numbers, not %s" % (where, found)) from None
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise OptionError("%s %g %g: must be two finite numbers, the smaller one first" % (where, low, high))
     return low, high

@@ -100,6 +100,9 @@ def measure(G, Q, protocol, regressor=None):
     # and SeFa put first what changes most.
     axes = discovery.even_axes(GROUPS * each, len(Q), directions.generator(protocol.seed, COMPARE)).view(GROUPS, each)
     energies = np.array([_group_energy(G, Q.to(G.device), protocol, group, axes[group]) for group in range(GROUPS)])
+    if not np.isfinite(energies).all():
+        far = f"{protocol.path_size:g} of a sample"
+        raise UserError(f"{G.name}: gives values that are not finite within {far}; lower --path_size")
     return Measurements(energies, each, readings, regressor)
 
 

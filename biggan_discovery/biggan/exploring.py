@@ -180,11 +180,7 @@ class Explorer:
                 raise UserError("the explorer has ended")
             if _is_deep(self.G):
                 self.G.module.truncation = setting.truncation or 1.0
-            images = images_of(self.G, latents, setting.label)
-        try:
-            return to_uint8(images)
-        except ValueError:
-            raise UserError(f"{self.G.name} gives values that are not finite here; move the sliders back") from None
+            return to_uint8(images_of(self.G, latents, setting.label))
 
     def stop(self):
         """Wait for the pictures at work. From then on UserError is raised in place of others, the rest of a GIF too."""
@@ -235,7 +231,7 @@ class Explorer:
         }
 
     def weights_sha256(self):
-        """Return a checksum of the generator's weights, whatever file they are from; None: it is no module."""
+        """Return a checksum of the generator's weights, whatever file they are from, as `weights_sha256` does."""
         return weights_sha256(self.G.module)
 
     def file_stem(self, setting):
@@ -267,11 +263,17 @@ def enlarged(image):
 
 
 def weights_sha256(module):
-    """Return the SHA-256 of a module's parameters and buffers, names and shapes included; None: it is no module."""
+    """Return the SHA-256 of a module's parameters and buffers, names and shapes included.
+
+    None where it is no module, or has a state that is not of tensors alone (a quantised one).
+    """
     if not isinstance(module, nn.Module):
         return None
+    state = module.state_dict()
+    if not all(map(torch.is_tensor, state.values())):
+        return None
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

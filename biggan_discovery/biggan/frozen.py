@@ -1,14 +1,15 @@
 """A generator as the commands see it, whatever it is made of: frozen, on one device, with a few facts about it."""
 
+import contextlib
 import inspect
-import numbers
+import operator
 
 import torch
 from torch import nn
 
 from biggan.parallel import local_rank
-from biggan.probing import USUAL_RANGE, probe
-from experiment_utils.errors import OptionError, SnapshotError, UserError
+from biggan.probing import USUAL_RANGE, element_of, failure, probe
+from experiment_utils.errors import OptionError, SnapshotError, UserError, describe
 from experiment_utils.options import interval
 from hessian_penalty_pytorch import check_generator
 
@@ -49,15 +50,16 @@ class FrozenGenerator:
                        penalty is not of z alone: `hessian_penalty` holds PyTorch's random state still from pass to
                        pass, but no other, and nothing holds it still from one frame of a video to the next
     remarks            lines for the user on what was inferred from a few passes (biggan.probing)
+    known              whether the module is a network of this project, which needs no more than one pass to be known
 
     Raises SnapshotError where those passes show that the object does not work like this.
     """
 
-    def __init__(self, module, name, device="cpu", class_names=None, metadata=None, image_range=None):
+    def __init__(self, module, name, device="cpu", class_names=None, metadata=None, image_range=None, known=False):
         self.module, self.name, self.device = module, name, torch.device(device)
-        self.class_names, self.metadata = class_names, metadata or {}
+        self.class_names, self.metadata, self._known = class_names, metadata or {}, known
         if isinstance(module, nn.Module):
-            module.eval().requires_grad_(False).float().to(self.device)
+            self._freeze()
         self._forward = module if callable(module) else getattr(module, "forward", None)
         if not callable(self._forward):
             raise SnapshotError(f"{name}: a {type(module).__name__}, which has no forward(z, y) and cannot be called")
@@ -72,25 +74,38 @@ class FrozenGenerator:
         if image_range is None:
             image_range = getattr(module, "image_range", None)
         known_range = interval(image_range, f"{name}: image_range")
-        found = probe(self._output, module, name, self._samples, self.device, known_range)
+        found = probe(self._output, module, name, self._samples, self.device, known_range, known)
         self._element, self.image_shape, self.is_deterministic, self.image_range, self.remarks = found
         self._fed_by_z = None
 
     def __call__(self, z, y=None):
-        output = self._output(z.to(self.device), None if y is None else y.to(self.device))
-        images = output if self._element is None else output[self._element]
+        z, y = z.to(self.device), None if y is None else y.to(self.device)
+        if self.num_classes and y is None:
+            raise ValueError(f"{self.name} tells {self.num_classes} classes apart and needs y")
+        images = self._output(z, y) if self._known else self._checked_images(z, y)
         if self.image_range == USUAL_RANGE:
             return images
         low, high = self.image_range
         return (images - low) * (2 / (high - low)) - 1
 
+    def _checked_images(self, z, y):
+        """Return the images that the user's code makes. Raises SnapshotError for whatever it raises."""
+        try:
+            images = element_of(self._output(z, y), self._element)
+        except UserError:
+            raise
+        except (Exception, SystemExit) as problem:  # it may raise anything
+            raise failure(self.name, z, y, problem) from problem
+        height, width, channels = self.image_shape
+        if getattr(images, "shape", None) != (len(z), channels, height, width):
+            found = list(images.shape) if torch.is_tensor(images) else f"a {type(images).__name__}"
+            expected = [len(z), channels, height, width]
+            raise SnapshotError(f"{self.name}: gave images of shape {expected[1:]} before, and now {found}")
+        return images
+
     def _output(self, z, y):
         """Return what the object itself returns."""
-        if not self.num_classes:
-            return self._forward(z)
-        if y is None:
-            raise ValueError(f"{self.name} tells {self.num_classes} classes apart and needs y")
-        return self._forward(z, y)
+        return self._forward(z, y) if self.num_classes else self._forward(z)
 
     def random_classes(self, count, generator=None):
         """Return int64 [count] classes drawn from a torch.Generator, on its device; None: there are no classes."""
@@ -125,11 +140,16 @@ class FrozenGenerator:
     def check_gradient(self):
         """Raise SnapshotError where no gradient reaches z."""
         z, y = self._samples(2)
+        gradient = None
         with torch.enable_grad():
             images = self(z.requires_grad_(), y)
-            weights = torch.linspace(-1, 1, images.numel(), device=images.device).view_as(images)
-            needs = images.requires_grad
-            gradient = torch.autograd.grad((images * weights).sum(), z, allow_unused=True)[0] if needs else None
+            if images.requires_grad:
+                weights = torch.linspace(-1, 1, images.numel(), device=images.device).view_as(images)
+                try:
+                    (gradient,) = torch.autograd.grad((images * weights).sum(), z, allow_unused=True)
+                except Exception as problem:  # of the user's backward passes, or of PyTorch
+                    message = f"{self.name}: its images cannot be differentiated with respect to z"
+                    raise SnapshotError(f"{message} ({describe(problem)})") from problem
         if gradient is None:
             raise SnapshotError(f"{self.name}: its images have no gradient with respect to z (a detach, a no_grad?)")
         if not gradient.any():
@@ -145,7 +165,7 @@ class FrozenGenerator:
         of it, as their input do to the unit vectors; they are found in one pass. Raises UserError where there are none.
         """
         if hasattr(self.module, "latent_weights"):
-            return self.module.latent_weights().detach()
+            return torch.as_tensor(self._ask("latent_weights")).detach()
         rows = []
         for layer, begin, shape in self._layers_fed_by_z():
             columns = torch.eye(shape.numel(), device=self.device).view(-1, *shape)
@@ -159,7 +179,7 @@ class FrozenGenerator:
     def early_activations(self, z, y=None):
         """Return [N, features]: the module's own method's, or else the output of the first layer that z feeds."""
         if hasattr(self.module, "early_activations"):
-            return self.module.early_activations(z.to(self.device), None if y is None else y.to(self.device))
+            return self._ask("early_activations", z.to(self.device), None if y is None else y.to(self.device))
         layer, _, _ = self._layers_fed_by_z()[0]
         outputs = []
         handle = layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
@@ -168,6 +188,13 @@ class FrozenGenerator:
         finally:
             handle.remove()
         return outputs[0].flatten(1)
+
+    def _ask(self, method, *arguments):
+        """Return what a method of the user's gives. Raises UserError for whatever it raises."""
+        try:
+            return getattr(self.module, method)(*arguments)
+        except Exception as problem:
+            raise UserError(f"{self.name}: its method {method} fails ({describe(problem)})") from problem
 
     def _layers_fed_by_z(self):
         """[(layer, first component of z that it gets, shape of its input for one sample)] in the order of the pass."""
@@ -188,8 +215,11 @@ class FrozenGenerator:
         found = []
 
         def look(layer, inputs):
-            x = inputs[0]
-            begin = (x.data_ptr() - z.data_ptr()) // z.element_size()
+            try:
+                x = inputs[0]
+                begin = (x.data_ptr() - z.data_ptr()) // z.element_size()
+            except (LookupError, AttributeError, RuntimeError):  # given by name, no tensor, or none that has a place
+                return
             in_z = 0 <= begin <= self.dim_z - x[0].numel()  # it lies in z's memory ...
             if in_z and len(x) == len(z) and x.stride(0) == self.dim_z and x[0].is_contiguous():  # ... as a view of it
                 found.append((layer, begin, x[0].shape))
@@ -204,6 +234,19 @@ class FrozenGenerator:
         return found
 
     # Construction
+
+    def _freeze(self):
+        """Put the module in evaluation mode, in float32, on the device, without gradients for its parameters."""
+        module = self.module
+        try:
+            with contextlib.suppress(NotImplementedError):  # exported programs have one mode only
+                module.eval()
+            for parameter in module.parameters():
+                parameter.requires_grad_(False)
+            module.float()
+            module.to(self.device)
+        except Exception as problem:  # modules of other libraries refuse some of this
+            raise SnapshotError(f"{self.name}: cannot be frozen ({describe(problem)})") from problem
 
     def _find_num_classes(self):
         for attribute in ("num_classes", "n_classes"):
@@ -236,4 +279,7 @@ class FrozenGenerator:
 
 def _whole_number(value):
     """Return an integer of any type, such as NumPy's, as int; anything else as it is."""
-    return int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else value
+    try:
+        return value if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return value

@@ -14,6 +14,8 @@ SAME = 1e-5  # of the largest value: what two passes of one batch size may diffe
 SAME_ACROSS_SIZES = 1e-3  # other batch sizes have other kernels, whose rounding a deep network amplifies
 RANGE_SAMPLES, RANGE_BATCH = 64, 8  # latents to tell the range of values by, and how many at once
 USUAL_RANGE = (-1.0, 1.0)
+ROUNDED = 1e-5  # of the largest value of a range: what rounding may add to it
+FAR = 2.0  # values that are larger are not of [0, 1], nor of [-1, 1]
 
 Findings = collections.namedtuple("Findings", "element image_shape is_deterministic image_range remarks")
 Findings.__doc__ = """What the passes show.
@@ -27,32 +29,40 @@ Findings.__doc__ = """What the passes show.
 
 
 @torch.no_grad()
-def probe(call, module, name, samples, device, image_range=None):
+def probe(call, module, name, samples, device, image_range=None, known=False):
     """Return the Findings of a generator.
 
     call          function of (z, y) that returns what the generator returns, whatever that is
     module        the generator itself, to name the layer that is to blame
     samples       function of (count, seed) that returns (z [count, dim_z], y int64 [count] or None) on `device`
     image_range   (low, high) where it is known; None: it is inferred from 64 images
+    known         whether it is a network of this project: its shape and one pass are then all there is to find out
 
     Raises SnapshotError where the output holds no images, a batch size fails, or an image depends on its batch.
     """
     with full_float32():
         passes = _Passes(call, module, name, samples, device)
-        batch, pair = passes.images(_BATCH), passes.images(_PAIR)
-        is_deterministic = _same(pair, passes.images(_PAIR, state=2))
-        if is_deterministic or _same(pair, passes.images(_PAIR)):
-            passes.check_independence(pair, passes.images(_OTHER_COMPANION))
-        alone = passes.images(_ALONE)
+        if known:
+            passes.images([3, 4])
+            return passes.findings(True, image_range or USUAL_RANGE)
+        batch, pair = passes.images([0, 1, 2, 3, 4]), passes.images([3, 4])
+        is_deterministic = _same(pair, passes.images([3, 4], state=2))
+        if is_deterministic or _same(pair, passes.images([3, 4])):
+            passes.check_independence(pair[1], passes.images([5, 4])[1])
+            passes.check_independence(pair[0], passes.images([3, 5])[0])
+        alone = passes.images([4])
         if is_deterministic:
-            passes.check_independence(batch, pair, SAME_ACROSS_SIZES)
-            passes.check_independence(batch, alone, SAME_ACROSS_SIZES)
-        if image_range is None:
-            image_range = USUAL_RANGE if batch.min() < 0 else passes.find_range()
-    if not is_deterministic:
-        passes.remark("gives other images for the same z each time, as some noise is on")
-    _, channels, height, width = batch.shape
-    return Findings(passes.element, (height, width, channels), is_deterministic, image_range, passes.remarks)
+            passes.check_independence(batch[3:], pair, SAME_ACROSS_SIZES)
+            passes.check_independence(batch[4:], alone, SAME_ACROSS_SIZES)
+        else:
+            passes.remark("gives other images for the same z each time, as some noise is on")
+        return passes.findings(is_deterministic, image_range or passes.find_range(batch))
+
+
+def failure(name, z, y, problem):
+    """Return the SnapshotError for whatever a generator raised."""
+    shapes = f"z of shape {list(z.shape)}" + ("" if y is None else f" and y of shape {list(y.shape)}")
+    return SnapshotError(f"{name}: fails for {shapes} ({describe(problem)})")
 
 
 def find_element(output, count):
@@ -70,8 +80,14 @@ def find_element(output, count):
     return max(images, key=lambda item: item[1][0].numel())[0] if images else None
 
 
-# Rows of the six latents that the passes are made with. The last one of each is the same latent.
-_BATCH, _PAIR, _ALONE, _OTHER_COMPANION = [0, 1, 2, 3, 4], [3, 4], [4], [5, 4]
+def element_of(output, element):
+    """Return the images in an output; the output itself where it has no such element."""
+    if element is None or torch.is_tensor(output):
+        return output
+    try:
+        return output[element]
+    except (LookupError, TypeError):
+        return output
 
 
 class _Passes:
@@ -80,39 +96,49 @@ class _Passes:
     def __init__(self, call, module, name, samples, device):
         self._call, self._module, self._name = call, module, name
         self._samples, self._device = samples, device
-        self._z, self._y = samples(6, 0)
-        self._shape = self.element = None
-        self.remarks = []
+        try:
+            self._z, self._y = samples(6, 0)
+        except (RuntimeError, ValueError, OverflowError) as problem:  # absurdly many
+            raise SnapshotError(f"{name}: no latents and classes can be drawn for it ({describe(problem)})") from None
+        self._shape = self._element = None
+        self._remarks = []
 
     def remark(self, text):
-        self.remarks.append(f"{self._name}: {text}")
+        self._remarks.append(f"{self._name}: {text}")
+
+    def findings(self, is_deterministic, image_range):
+        channels, height, width = self._shape
+        return Findings(self._element, (height, width, channels), is_deterministic, image_range, self._remarks)
 
     def images(self, rows, state=1):
         """Return the images of some of the six latents; PyTorch's random numbers begin at `state`."""
         return self._images(self._z[rows], None if self._y is None else self._y[rows], state)
 
-    def find_range(self):
+    def find_range(self, some_images):
         """Return (low, high) of the values: [0, 1] or [0, 255] where all of 64 images show it, otherwise [-1, 1]."""
+        smallest, largest = some_images.min().item(), some_images.max().item()
         z, y = self._samples(RANGE_SAMPLES, 1)
-        largest = 0.0
         for begin in range(0, RANGE_SAMPLES, RANGE_BATCH):
+            if smallest < 0:
+                break
             some = slice(begin, begin + RANGE_BATCH)
             images = self._images(z[some], None if y is None else y[some])
-            if images.min() < 0:
-                return USUAL_RANGE
-            largest = max(largest, images.max().item())
-        if not (largest <= 1 or 2 < largest <= 255):
-            return USUAL_RANGE
-        high = 1.0 if largest <= 1 else 255.0
-        scaled = f"its values lie in [0, {high:g}] and are scaled to [-1, 1]"
-        self.remark(f"{scaled} (if that is wrong: --image_range LOW HIGH)")
-        return (0.0, high)
+            smallest, largest = min(smallest, images.min().item()), max(largest, images.max().item())
+        wrong = "if that is wrong: --image_range LOW HIGH"
+        for high in (1, 255):
+            if smallest >= 0 and largest <= high * (1 + ROUNDED) and not 1 + ROUNDED < largest <= FAR:
+                self.remark(f"its values lie in [0, {high}] and are scaled to [-1, 1] ({wrong})")
+                return (0.0, float(high))
+        if max(-smallest, largest) > FAR:
+            found = f"{smallest:.3g} to {largest:.3g}"
+            self.remark(f"has values from {found}; -1 is taken for black and 1 for white ({wrong})")
+        return USUAL_RANGE
 
     def check_independence(self, images, others, tolerance=SAME):
-        """Raise SnapshotError unless the last images of two passes, which are of the same latent, are the same."""
-        if _same(images[-1], others[-1], tolerance):
+        """Raise SnapshotError unless images of the same latents, from two passes, are the same."""
+        if _same(images, others, tolerance):
             return
-        layer = _mixing_layer(self._module, lambda: self.images(_PAIR), lambda: self.images(_OTHER_COMPANION))
+        layer = _mixing_layer(self._module, lambda: self.images([3, 4]), lambda: self.images([5, 4]))
         where, cure = "", "an image may depend on its own z alone"
         if layer is not None:
             name, layer = layer
@@ -128,32 +154,32 @@ class _Passes:
                 output = self._call(given, y)
         except UserError:
             raise
-        except Exception as problem:  # it is the user's code, and may raise anything
-            shapes = f"z of shape {list(z.shape)}" + ("" if y is None else f" and y of shape {list(y.shape)}")
+        except (Exception, SystemExit) as problem:  # it is the user's code, and may raise anything
             sizes = "; it must take batches of any size" if self._shape or self._takes_one() else ""
-            raise SnapshotError(f"{self._name}: fails for {shapes} ({describe(problem)}){sizes}") from problem
+            raise SnapshotError(f"{failure(self._name, z, y, problem)}{sizes}") from problem
         if not torch.equal(given, z):
             raise SnapshotError(f"{self._name}: changes the z that it is given; let it work on z.clone()")
         if self._shape is None:
-            self.element = find_element(output, len(z))
-            if self.element is not None:
+            self._element = find_element(output, len(z))
+            if self._element is not None:
                 kind = f"a {type(output).__name__} of {len(output)}"
-                self.remark(f"returns {kind}; its element {self.element!r} is taken for the images")
-        images = output if self.element is None else output[self.element]
+                self.remark(f"returns {kind}; its element {self._element!r} is taken for the images")
+        images = element_of(output, self._element)
         self._check(images, len(z))
         self._shape = images.shape[1:]
-        return images
+        return images.clone()  # a generator may use its memory again
 
     def _takes_one(self):
         """Whether a batch of one sample does not fail."""
         try:
-            self._call(self._z[:1], None if self._y is None else self._y[:1])
-        except Exception:  # whatever it is
+            with _random_state(self._device, 1):
+                self._call(self._z[:1], None if self._y is None else self._y[:1])
+        except (Exception, SystemExit):  # whatever it is
             return False
         return True
 
     def _check(self, images, count):
-        if not torch.is_tensor(images) or images.dim() != 4 or len(images) != count:
+        if not torch.is_tensor(images) or images.dim() != 4 or len(images) != count or not images.numel():
             found = f"shape {list(images.shape)}" if torch.is_tensor(images) else f"a {type(images).__name__}"
             wanted = f"images [N, C, H, W] for z [N, {self._z.shape[1]}]"
             raise SnapshotError(f"{self._name}: must return {wanted}, gives {found} for N = {count}")

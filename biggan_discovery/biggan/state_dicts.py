@@ -19,17 +19,20 @@ NETWORKS = {  # names of tensors that only this network has, all of them
 }
 DISCRIMINATOR = ("embed.weight", "linear.weight")
 WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")  # PyTorch's own, anywhere
-AVERAGED = re.compile(r"(^|[^a-z])(ema|swa|avg|averaged?|shadow|running|gs)([^a-z]|$)", re.IGNORECASE)
+# What words in a place say of the weights there; of several, the innermost counts.
+AVERAGED = re.compile(r"(^|_)(ema|swa|avg|averaged?|g_running)(_|$)|^(shadow|gs)$")
+NOT_AVERAGED = re.compile(r"(^|_)(online|current|raw)(_|$)")
+NO_WEIGHTS = re.compile(r"optim|exp_avg|square_avg|momentum|(^|_)(adam|sgd|grads?)(_|$)")  # of an optimiser's state
 MAX_DEPTH = 4  # of dictionaries in dictionaries
 MAX_LISTED = 6  # parts of a file in a message
 
-Weights = collections.namedtuple("Weights", "place network state is_average beside")
+Weights = collections.namedtuple("Weights", "place network state rank beside")
 Weights.__doc__ = """The weights of one generator within a file.
 
-    place        what stands before the names, such as "G_ema" or "state_dict.generator"; "": nothing
-    network      key of NETWORKS            state      {name: tensor}, named as the network names them
-    is_average   whether they are an average of the weights over training
-    beside       places of other tensors in the file, as words; "": there are none
+    place     what stands before the names, such as "G_ema" or "state_dict.generator"; "": nothing
+    network   key of NETWORKS            state     {name: tensor}, named as the network names them
+    rank      2: an average of the weights over training, 1: nothing says so, 0: said to be the present ones beside it
+    beside    places of other tensors in the file, as words; "": there are none
 """
 
 
@@ -38,40 +41,65 @@ def find_weights(content, where):
 
     Raises SnapshotError, beginning with `where`, for no generator, or several of which none is an average.
     """
-    tensors = {WRAPPERS.sub("", name): tensor for name, tensor in _flattened(content)}
-    found = list(_generators(tensors))
+    found = list(_generators({WRAPPERS.sub("", name): value for name, value in _flattened(content)}))
     if not found:
         raise SnapshotError(f"{where}: not the weights of a generator; it looks like {looks_like(content)}")
-    chosen = [weights for weights in found if weights.is_average] or found
-    if len(chosen) > 1:
+    best = max(weights.rank for weights in found)
+    chosen = [weights for weights in found if weights.rank == best]
+    if not all(_equal(chosen[0].state, other.state) for other in chosen[1:]):
         places = _listed([weights.place or "one without a name" for weights in chosen])
         raise SnapshotError(f"{where}: holds several generators ({places}); save the state_dict() of one of them alone")
     return chosen[0]
 
 
+def _equal(state, other):
+    return state.keys() == other.keys() and all(torch.equal(state[name], other[name]) for name in state)
+
+
 def _flattened(content, place="", depth=0, seen=None):
-    """Yield (name, tensor) of nested dictionaries, the names as if there were one: "G_ema.linear.weight"."""
+    """Yield (name, tensor) of nested dictionaries, the names as if there were one: "G_ema.linear.weight".
+
+    A list of tensors has no names and comes as a whole.
+    """
     seen = set() if seen is None else seen
     if not isinstance(content, dict) or id(content) in seen or depth > MAX_DEPTH:
         return
     seen.add(id(content))
     for name, value in content.items():
-        if isinstance(name, str) and torch.is_tensor(value):
+        if not isinstance(name, str):
+            continue
+        if torch.is_tensor(value) or (isinstance(value, list) and value and torch.is_tensor(value[0])):
             yield place + name, value
-        elif isinstance(name, str):
+        else:
             yield from _flattened(value, f"{place}{name}.", depth + 1, seen)
 
 
-def _generators(tensors):
+def _generators(values):
     """Yield the Weights of every generator among {name: tensor}."""
     for network, marks in NETWORKS.items():
-        for prefix in _prefixes(tensors, marks):
+        for prefix in _prefixes(values, marks):
+            words = prefix.split(".")[:-1]
+            if any(NO_WEIGHTS.search(word.lower()) for word in words):
+                continue
+            tensors = {name: value for name, value in values.items() if torch.is_tensor(value)}
             state = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-            place = prefix.rstrip(".")
-            counter = re.sub(r"module\.$", "n_averaged", prefix)  # of torch.optim.swa_utils.AveragedModel
-            is_average = counter in tensors or AVERAGED.search(place) is not None
-            rest = [name for name in tensors if name != counter and not name.startswith(prefix)]
-            yield Weights(place, network, state, is_average, _listed(_branches(rest, place)))
+            # torch.optim.swa_utils.AveragedModel counts beside the module that it averages.
+            counters = {".".join([*words[:i], "n_averaged"]) for i, word in enumerate(words) if word == "module"}
+            rank = 2 if counters & values.keys() else _rank(words)
+            rest = [name for name in values if name not in counters and not name.startswith(prefix)]
+            place = ".".join(words)
+            yield Weights(place, network, state, rank, _listed(_branches(rest, place)))
+
+
+def _rank(words):
+    """Return the rank, as Weights have it, of weights whose place has these words."""
+    for word in reversed(words):
+        word = re.sub("([a-z])([A-Z])", r"\1_\2", word).lower()  # generatorEMA
+        if NOT_AVERAGED.search(word):
+            return 0
+        if AVERAGED.search(word):
+            return 2
+    return 1
 
 
 def _branches(names, place):

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from experiment_utils.errors import UserError
 from latent_traversal import activeness, grid_frames, path_strips, sweep_values, there_and_back
 
 
@@ -37,10 +38,16 @@ def direction_strips(G, Q, z, y=None, path_size=5.0, steps=91, minibatch=80, eas
 
 @torch.no_grad()
 def images_of(G, latents, label):
-    """Images [N, H, W, C], float32, of latents [N, dim_z] that all have the class `label` (None: there are none)."""
+    """Return images [N, H, W, C], float32, of latents [N, dim_z] that all have the class `label` (None: no classes).
+
+    Raises UserError where values are not finite.
+    """
     z = torch.as_tensor(latents, device=G.device)
     y = None if label is None else torch.full((len(z),), label, dtype=torch.int64, device=G.device)
-    return G(z, y).permute(0, 2, 3, 1).float().cpu().numpy()
+    images = G(z, y)
+    if not torch.isfinite(images).all():
+        raise UserError(f"{G.name}: gives values that are not finite here; go less far from the samples (--path_size)")
+    return images.permute(0, 2, 3, 1).float().cpu().resolve_neg().numpy()
 
 
 def direction_activeness(G, Q, z, y=None, path_size=5.0, minibatch=80):

@@ -97,7 +97,7 @@ def load_generator(path=None, device="cpu", cache_dir=None, image_range=None):
             raise SnapshotError(message) from problem.__cause__
     content, metadata = read(source.path)
     module, remarks = build(content, metadata, source.path)
-    G = FrozenGenerator(module, source.name, device, metadata.get("class_names"), metadata, image_range)
+    G = FrozenGenerator(module, source.name, device, metadata.get("class_names"), metadata, image_range, known=True)
     G.remarks[:0] = remarks
     return G
 
@@ -184,8 +184,10 @@ def build(content, metadata, where):
             module = biggan_deep.Generator(biggan_deep.deep_spec(found.state, _config_beside(where)))
     except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as problem:  # the last: absurdly large
         raise SnapshotError(f"{where}: not a generator that is known here ({problem})") from None
-    remark = f"{where}: the generator is {found.place} (beside it: {found.beside})"
-    return _fill(module, found.state, where), [remark] if found.beside else []
+    if not found.beside:
+        return _fill(module, found.state, where), []
+    chosen = f"the generator is {found.place} (beside it: {found.beside})"
+    return _fill(module, found.state, f"{where}: {chosen}"), [f"{where}: {chosen}"]
 
 
 def _config_beside(path):

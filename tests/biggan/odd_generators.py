@@ -55,6 +55,21 @@ class FixedBatch(Unconditional):
         return super().forward(z).view(16, 3, 16, 16)
 
 
+class NearOnly(Unconditional):
+    """Gives no numbers far from the origin."""
+
+    def forward(self, z):
+        near = (z.norm(dim=1) < 8).to(z)
+        return super().forward(z) * (near / near)[:, None, None, None]
+
+
+class FewAtOnce(Unconditional):
+    def forward(self, z):
+        if len(z) > 8:
+            raise RuntimeError("too many at once")
+        return super().forward(z)
+
+
 class Noise(Unconditional):
     def forward(self, z):
         images = super().forward(z)

@@ -83,6 +83,27 @@ def test_looking_and_measuring_need_none(call, command, generator):
     assert os.listdir("out")
 
 
+@pytest.mark.parametrize("command", ["vis_directions", "compare_directions"])
+def test_numbers_that_are_none_far_out(call, command):
+    message = refusal(call(command, "NearOnly", "--path_size", "50"))
+    assert message.startswith("odd_generators_NearOnly: gives values that are not finite") and "path_size" in message
+    assert call(command, "NearOnly", "--path_size", "1")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "few", "many"),
+    [
+        ("vis_directions", "--val_minibatch_size 8", "--n_samples 3"),
+        ("compare_directions", "--val_minibatch_size 8", "--penalty_samples 256"),
+        ("discover", "--batch_size 8", "--batch_size 64 --experiment_name more"),
+    ],
+)
+def test_generators_that_fail_later_say_for_what(call, command, few, many):
+    assert call(command, "FewAtOnce", *few.split())[0] == 0
+    message = refusal(call(command, "FewAtOnce", *many.split()))
+    assert "odd_generators_FewAtOnce: fails for z of shape [" in message and "(RuntimeError: too many at" in message
+
+
 def stills(call, generator, *flags):
     """(uint8 images of the stills, output) of vis_directions.py."""
     status, out, err = call("vis_directions", generator, *flags)

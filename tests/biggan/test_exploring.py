@@ -192,7 +192,7 @@ def test_values_that_are_not_finite_are_said():
 
     explorer = Explorer(FrozenGenerator(Bursting(), "bursting"), torch.eye(planted.DIM_Z), 1000.0)
     explorer.image(Setting((0.0,) * planted.DIM_Z))
-    with pytest.raises(UserError, match="bursting gives values that are not finite"):
+    with pytest.raises(UserError, match="bursting: gives values that are not finite"):
         explorer.image(Setting((900.0,) + (0.0,) * (planted.DIM_Z - 1)))
 
 

@@ -1,7 +1,9 @@
 """What a few passes find out about a generator that somebody brings, with the right value for each kind."""
 
 import collections
+import re
 import types
+import warnings
 
 import numpy as np
 import pytest
@@ -40,6 +42,14 @@ def freeze(forward_or_module, **options):
 
 def z(count=3):
     return torch.randn(count, DIM_Z, generator=torch.Generator().manual_seed(3))
+
+
+def traced(module):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch has other plans for it, users have such files
+        made = torch.jit.trace(module, z(2))
+    made.dim_z = DIM_Z
+    return made
 
 
 def refusal(*arguments, **options):
@@ -98,6 +108,22 @@ def test_other_layers_that_mix_samples_are_refused(kind, strength):
         assert "through its layer middle (ByOthers)" in message
 
 
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda x: x[x[:, 0].argsort()],
+        lambda x: x + torch.cat([x[1:], torch.zeros_like(x[:1])]),
+        lambda x: torch.cat([x[:1] + x[1:].sum(0, keepdim=True), x[1:]]),
+        lambda x: torch.cat([x[:-1], x[-1:] + x[:-1].sum(0, keepdim=True)]),
+        lambda x: x - x.cumsum(0),
+        lambda x: x / x.norm(),
+    ],
+    ids=["sorts", "adds its neighbour", "first adds the others", "last adds the others", "cumulates", "normalises"],
+)
+def test_mixing_that_spares_some_samples(mix):
+    assert "each image depends on the other samples of its batch" in refusal(lambda z: mix(z).view(-1, 1, 2, 2))
+
+
 def test_images_that_depend_on_their_batch_without_a_layer_or_with_noise():
     def average(z):
         return (z + z.mean(0)).view(-1, 1, 2, 2)
@@ -144,16 +170,7 @@ def test_a_traced_network_of_one_batch_size():
         def forward(self, z):
             return super().forward(z).reshape(2, 3, 4, 6)
 
-    traced = torch.jit.trace(Fixed().eval(), z(2))
-    traced.dim_z = DIM_Z
-    assert "fails for z of shape [5, 4] (RuntimeError" in refusal(traced)
-
-
-def test_a_traced_network_of_any_batch_size_works():
-    module = Pictures().eval()
-    traced = torch.jit.trace(module, z(2))
-    G = FrozenGenerator(types.SimpleNamespace(forward=traced, dim_z=DIM_Z), "mine")
-    torch.testing.assert_close(G(z(7)), module(z(7)))
+    assert "fails for z of shape [5, 4] (RuntimeError" in refusal(traced(Fixed().eval()))
 
 
 def test_a_number_of_images_that_does_not_follow_the_batch():
@@ -200,7 +217,27 @@ def test_images_in_tuples_lists_and_mappings(output, element, kind):
     assert remark == f"mine: returns a {kind}; its element {element!r} is taken for the images"
 
 
+def test_an_output_that_changes_its_form():
+    assert "gives a dict for N = 2" in refusal(
+        lambda z: z.view(-1, 1, 2, 2) if len(z) == 5 else {"image": z.view(-1, 1, 2, 2)}
+    )
+    G = freeze(lambda z: (z.view(-1, 1, 2, 2), z) if len(z) == 5 else z.view(-1, 1, 2, 2))
+    assert torch.equal(G(z(1)), z(1).view(1, 1, 2, 2))
+
+
+def test_memory_that_is_used_again():
+    """The passes that are compared must not be one and the same tensor."""
+    memory = torch.zeros(100, 1, 2, 2)
+
+    def noisy(z):
+        memory[: len(z)] = z.view(-1, 1, 2, 2) + torch.randn(len(z), 1, 1, 1)
+        return memory[: len(z)]
+
+    assert not freeze(noisy).is_deterministic
+
+
 def test_outputs_without_images():
+    assert "gives shape [5, 3, 0, 4]" in refusal(lambda z: z.view(-1, 1, 1, 4)[:, :, :0].expand(-1, 3, -1, -1))
     assert "must return images [N, C, H, W] for z [N, 4], gives a tuple for N = 5" in refusal(lambda z: (z, z))
     assert "gives a NoneType" in refusal(lambda z: None)
     last = refusal(lambda z: z.view(-1, 2, 2, 1).repeat(1, 4, 4, 3))
@@ -248,6 +285,11 @@ def beyond_bytes(x):
         (beyond_bytes, (-1, 1)),
         (lambda x: x, (-1, 1)),
         (lambda x: in_unit_interval(x) - 0.3, (-1, 1)),
+        (lambda x: (1 + 3e-7) * (x > 0).float(), (0, 1)),  # white, but for rounding
+        (lambda x: 255 * (1 + 1e-6) * (x > 0).float(), (0, 255)),
+        (lambda x: 1.01 * (x > 0).float(), (-1, 1)),
+        (lambda x: 127.5 * torch.tanh(x), (-1, 1)),
+        (lambda x: 65535 * torch.sigmoid(x), (-1, 1)),
     ],
 )
 def test_the_range_is_told_by_64_images(finish, expected):
@@ -258,11 +300,16 @@ def test_the_range_is_told_by_64_images(finish, expected):
     own = Pictures(finish)(z())
     torch.testing.assert_close(G(z()), (own - low) / (high - low) * 2 - 1)
     if expected == (-1, 1):
-        assert G.remarks == [] and torch.equal(G(z()), own)
-    else:
-        (remark,) = G.remarks
+        assert torch.equal(G(z()), own)
+    if expected == (-1, 1) and own.abs().max() < 2:
+        assert G.remarks == []
+        return
+    (remark,) = G.remarks
+    assert remark.endswith("(if that is wrong: --image_range LOW HIGH)")
+    if expected != (-1, 1):
         assert remark.startswith(f"mine: its values lie in [0, {high}] and are scaled to [-1, 1]")
-        assert "--image_range LOW HIGH" in remark
+    else:
+        assert re.match(r"mine: has values from \S+ to \S+; -1 is taken for black and 1 for white", remark)
 
 
 def test_an_image_that_is_rarely_below_0_is_enough():
@@ -305,6 +352,115 @@ def test_a_range_that_is_given_or_that_the_object_states():
 def test_ranges_that_are_none(image_range):
     with pytest.raises(OptionError, match=r"^mine: image_range.*must be two"):
         freeze(Pictures(), image_range=image_range)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Users' code that raises, and modules that refuse
+
+
+def test_a_generator_that_fails_later():
+    def small_only(z):
+        if len(z) > 64:
+            raise RuntimeError("no more than 64\nat once")
+        return z.view(-1, 1, 2, 2)
+
+    def with_gradients(z):
+        return (z.view(-1, 1, 2, 2), z) if z.requires_grad else z.view(-1, 1, 2, 2)
+
+    with pytest.raises(SnapshotError) as error:
+        freeze(small_only)(z(65))
+    assert str(error.value) == "mine: fails for z of shape [65, 4] (RuntimeError: no more than 64 at once)"
+    with pytest.raises(SnapshotError, match=r"^mine: gave images of shape \[1, 2, 2\] before, and now a tuple$"):
+        freeze(with_gradients).check_gradient()
+    sizes = iter([2] * 100 + [1])
+    G = freeze(lambda z: z.view(-1, 1, 2, 2)[:, :, : next(sizes)])
+    with pytest.raises(SnapshotError, match=r"before, and now \[3, 1, 1, 2\]$"):
+        for _ in range(100):
+            G(z())
+
+
+def test_system_exit_is_a_failure_too():
+    def leaves(z):
+        raise SystemExit("no GPU")
+
+    assert refusal(leaves) == "mine: fails for z of shape [5, 4] (SystemExit: no GPU)"
+
+
+def test_gradients_that_cannot_be_computed():
+    class Forward(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, z):
+            return 2 * z
+
+        @staticmethod
+        def backward(ctx, gradient):
+            raise NotImplementedError("forward only")
+
+    def through_numpy(z):
+        return torch.from_numpy(z.numpy().reshape(-1, 1, 2, 2).copy())
+
+    with pytest.raises(SnapshotError, match=r"cannot be differentiated with respect to z \(NotImplementedError: forw"):
+        freeze(lambda z: Forward.apply(z).view(-1, 1, 2, 2)).check_gradient()
+    with pytest.raises(SnapshotError, match=r"^mine: fails for z of shape \[2, 4\] \(RuntimeError: Can't call numpy"):
+        freeze(through_numpy).check_gradient()
+
+
+def test_modules_that_do_not_return_themselves():
+    class Frozen(Pictures):
+        def train(self, mode=True):
+            super().train(mode)
+
+    assert torch.equal(freeze(Frozen())(z()), freeze(Pictures())(z()))
+
+
+def test_scripted_modules():
+    scripted = traced(Pictures().eval())
+    G = freeze(scripted)
+    torch.testing.assert_close(G(z(7)), Pictures()(z(7)))
+    G.check_gradient()
+
+
+def test_modules_that_refuse_to_be_frozen():
+    class Quantised(Pictures):
+        def float(self):
+            raise ValueError("weights of 8 bits\ncannot be cast")
+
+    assert refusal(Quantised()) == "mine: cannot be frozen (ValueError: weights of 8 bits cannot be cast)"
+
+
+def test_absurd_sizes():
+    absurd = types.SimpleNamespace(forward=lambda z: z, dim_z=10**15)
+    with pytest.raises(SnapshotError, match=r"^mine: no latents and classes can be drawn for it"):
+        FrozenGenerator(absurd, "mine")
+    with pytest.raises(SnapshotError, match=r"^mine: no latents and classes can be drawn for it"):
+        FrozenGenerator(types.SimpleNamespace(forward=lambda z, y: z, dim_z=4, num_classes=2**70), "mine")
+
+
+@pytest.mark.parametrize("number", [np.int64(4), np.array(4), torch.tensor(4)])
+def test_whole_numbers_of_other_kinds(number):
+    def forward(z, y):
+        return z.view(-1, 1, 2, 2) + y[:, None, None, None]
+
+    G = FrozenGenerator(types.SimpleNamespace(forward=forward, dim_z=number, num_classes=number), "mine")
+    assert (G.dim_z, G.num_classes) == (4, 4) and type(G.dim_z) is type(G.num_classes) is int
+
+
+def test_a_known_network_is_believed():
+    """It has one pass: what this project wrote does not mix samples, and draws no noise."""
+    calls = []
+
+    def forward(z):
+        calls.append(len(z))
+        return z.view(-1, 1, 2, 2)
+
+    G = FrozenGenerator(types.SimpleNamespace(forward=forward, dim_z=DIM_Z), "mine", known=True)
+    assert calls == [2] and G.is_deterministic and G.image_shape == (2, 2, 1) and G.image_range == (-1, 1)
+    with pytest.raises(SnapshotError, match="not finite"):
+        FrozenGenerator(types.SimpleNamespace(forward=lambda z: forward(z) / 0, dim_z=DIM_Z), "mine", known=True)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Numbers that are none
 
 
 def test_values_that_are_not_finite_now_and_then():

@@ -147,6 +147,59 @@ def test_averaged_weights_in_one_dictionary(tmp_path, generator, other):
     assert_loads(tmp_path, flat, generator, "the generator is average.module (beside it: now)")
 
 
+def test_averages_as_libraries_write_them(tmp_path, generator, other):
+    """Their own layouts: ema-pytorch, Lightning's EMAWeightAveraging, AveragedModel around other wrappers."""
+    flat = {**prefixed("online_model.", other), **prefixed("ema_model.", generator)}
+    content = {"model": other.state_dict(), "ema": flat}
+    remark = "the generator is ema.ema_model (beside it: model, ema.online_model)"
+    assert_loads(tmp_path, content, generator, remark)
+    content = {"state_dict": prefixed("G.", generator), "current_model_state": prefixed("G.", other)}
+    assert_loads(tmp_path, content, generator, "the generator is state_dict.G (beside it: current_model_state)")
+    both = torch.nn.ModuleDict({"G": make_generator(0), "D": torch.nn.Linear(1, 1)})
+    content = {"now": prefixed("G.", other), "second": torch.optim.swa_utils.AveragedModel(both).state_dict()}
+    remark = "the generator is second.module.G (beside it: now, second.module.D)"
+    assert_loads(tmp_path, content, generator, remark)
+    parallel = torch.optim.swa_utils.AveragedModel(torch.nn.DataParallel(make_generator(0)))
+    content = {"now": other.state_dict(), "second": parallel.state_dict()}
+    assert_loads(tmp_path, content, generator, "the generator is second.module.module (beside it: now)")
+    assert_loads(
+        tmp_path,
+        {"G": other.state_dict(), "generatorEMA": generator.state_dict()},
+        generator,
+        "the generator is generatorEMA (beside it: G)",
+    )
+
+
+@pytest.mark.parametrize("key", ["optim", "optimizer_state", "adam"])
+def test_moments_of_an_optimiser_are_no_average(tmp_path, generator, other, key):
+    """Shaped and named as the weights are."""
+    content = {"G": generator.state_dict(), key: {"exp_avg": other.state_dict(), "exp_avg_sq": other.state_dict()}}
+    assert_loads(tmp_path, content, generator, f"the generator is G (beside it: {key})")
+
+
+@pytest.mark.parametrize("key", ["long_running_job", "G_shadow", "gs1", "scheme", "remains"])
+def test_words_that_only_look_like_an_average(tmp_path, generator, other, key):
+    message = refusal(tmp_path, {"G": generator.state_dict(), key: other.state_dict()})
+    assert message.startswith(f"holds several generators (G, {key})")
+
+
+def test_an_average_without_names_is_mentioned(tmp_path, generator, other):
+    content = {"model": generator.state_dict(), "ema": {"decay": 0.9, "shadow_params": list(other.parameters())}}
+    assert_loads(tmp_path, content, generator, "the generator is model (beside it: ema)")
+
+
+def test_the_same_weights_under_two_names(tmp_path, generator):
+    content = {"G": generator.state_dict(), "generator": make_generator(0).state_dict()}
+    assert_loads(tmp_path, content, generator, "the generator is G (beside it: generator)")
+
+
+def test_an_average_of_the_parameters_alone_is_named(tmp_path, generator, other):
+    content = {"G": other.state_dict(), "G_ema": {n: p.detach() for n, p in generator.named_parameters()}}
+    assert refusal(tmp_path, content) == (
+        "the generator is G_ema (beside it: G): looks like a biggan generator of 16 px, but has no tensor linear.u0"
+    )
+
+
 def test_a_lightning_checkpoint(tmp_path, generator, discriminator):
     content = {
         "state_dict": {**prefixed("generator.", generator), **prefixed("discriminator.", discriminator)},
