@@ -20,7 +20,15 @@ import hessian_penalty_np
 import hessian_penalty_pytorch
 import hessian_penalty_tf
 
+OPTIMIZED = {}  # what jax.jit takes as compiler_options where it is XLA's optimizations that matter
 if sys.version_info >= (3, 11):  # JAX last, after PyTorch and TensorFlow
+    from importlib import metadata
+
+    if metadata.version("jax").startswith("0.10.") and tf.__version__.startswith("2.21."):  # others may not know these
+        # XLA compiles thousands of small functions here, each to run once: five times as fast without optimizations.
+        flags = " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + flags
+        OPTIMIZED = dict(xla_backend_optimization_level=3, xla_cpu_use_fusion_emitters=True)
     import jax
     import jax.numpy as jnp
 

@@ -128,7 +128,9 @@ def options_of(framework, mode, group):
     if way == ("JAX", "eager"):
         return options[:2] if group == "smooth-maximum" else []
     if way == ("TensorFlow", "xla"):
-        return [] if "sum" in group else options[: 3 if group == "smooth-maximum" else 2]
+        return [] if "sum" in group else [LEAN] if group == "smooth-maximum" else options[:2]
+    if group == "smooth-maximum" and framework is not PyTorch:
+        return options[:2]  # leaky-maximum has them all
     return options[:3] if group == "orojar-mean" and framework is not PyTorch else options
 
 

@@ -12,7 +12,7 @@ if sys.version_info < (3, 11):
 
 import jax
 import jax.numpy as jnp
-from frameworks import JAX
+from frameworks import JAX, OPTIMIZED
 from jax.extend.core import jaxprs_in_params
 from test_options import ARRAYS, DIRECTIONS, FIRST, WEIGHTS, C, K, N, network
 
@@ -183,7 +183,7 @@ def test_jax_compiles_a_users_products_right(dtype, samples):
     z = jnp.stack([jnp.arange(samples, dtype=dtype) % 1024] + [jnp.zeros(samples, dtype)] * 2, axis=1)
     matrix = jnp.eye(3, dtype=dtype)
     G = jax.vmap(lambda row: jnp.sum((matrix @ row) ** 2))
-    np.testing.assert_array_equal(jax.jit(G)(z), z[:, 0] ** 2)
+    np.testing.assert_array_equal(jax.jit(G, compiler_options=OPTIMIZED)(z), z[:, 0] ** 2)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -213,8 +213,8 @@ def test_lean_memory_does_not_grow_with_k():
     def penalty(G, z, k, key, **options):
         return hessian_penalty(G, z, k, key=key, reduction=jnp.mean, **options)
 
-    lean = {k: temporary_bytes(k, functools.partial(penalty, memory="lean")) for k in (2, 4, 8)}
-    assert max(lean.values()) <= 1.1 * lean[2]
+    lean = {k: temporary_bytes(k, functools.partial(penalty, memory="lean")) for k in (2, 8)}
+    assert lean[8] <= 1.1 * lean[2]
     assert temporary_bytes(8, penalty) > 3 * lean[8]  # which does grow
     chunked = temporary_bytes(8, functools.partial(penalty, chunk_size=64))
     assert max(lean[8], chunked) < 0.45 * temporary_bytes(8, definition)
@@ -251,7 +251,7 @@ LAYERS = {
 def test_exact_is_exact_through_normalization_and_linear_algebra(layer):
     """Against the Hessians of a batch of 3 by the rules for the backward pass, with which XLA computes the maximum.
 
-    Of JAX's own maximum, XLA loses the gradient in some of them, on CPUs.
+    Of JAX's own maximum, XLA's optimizations lose the gradient in some of them, on CPUs: these two among them.
     """
     options = [{}, BATCHED, LEAN] + [SELECT] * (layer != "batch norm in training mode")
     v = DIRECTIONS[:, :3].reshape(K, -1)
@@ -264,7 +264,13 @@ def test_exact_is_exact_through_normalization_and_linear_algebra(layer):
     def exact(z, option):
         return hessian_penalty(LAYERS[layer], z, K, directions=DIRECTIONS[:, :3], exact=True, **option)
 
-    results = jax.jit(lambda z: [jax.value_and_grad(exact)(z, option) for option in options])(Z[:3])
+    compiler_options = OPTIMIZED if layer in ("layer norm", "slogdet") else {}
+
+    @functools.partial(jax.jit, compiler_options=compiler_options)
+    def of_options(z):
+        return [jax.value_and_grad(exact)(z, option) for option in options]
+
+    results = of_options(Z[:3])
     expected = jax.jit(jax.value_and_grad(truth))(Z[:3])
     for result in results:
         assert_same(result, expected)
