@@ -42,13 +42,26 @@ def list_images(folder, say=print):
     return paths
 
 
-def read_image(source, name, channels=None, value_range=None):
+def once(say):
+    """Return a function that hands its first line on to `say`, and drops all others."""
+    said = []
+
+    def say_first(line):
+        if not said:
+            said.append(line)
+            say(line + " (said of the first such file only)")
+
+    return say_first
+
+
+def read_image(source, name, channels=None, value_range=None, say=print):
     """Return an image file as a Pillow image of mode L or RGB, upright.
 
     source         path or binary stream; `name` is what errors call it
     channels       1 or 3 converts; None keeps gray images gray and makes all others RGB
     value_range    (LOW, HIGH) become 0 and 255 where an image has more than 8 bits, and what is beyond is clipped;
                    None: (0, 65535) for 16 bits, refused if all are below 2^14; others are refused
+    say            gets a line where the value range makes one gray of a whole image, or clips more than half of it
 
     Of an animation the first frame is taken; what is transparent is shown on white. Raises DataError.
     """
@@ -61,7 +74,7 @@ def read_image(source, name, channels=None, value_range=None):
             if image.format != "TIFF":  # Pillow turns these itself, and version 9 would do it again
                 image = ImageOps.exif_transpose(image)
             if image.mode in _NUMBERS:
-                image = _scaled(image, name, raw, largest, value_range)
+                image = _scaled(image, name, raw, largest, value_range, say)
             elif largest == 0xFFFF:
                 image = _upper_bytes(image, name, raw, value_range)
             gray = image.mode in _GRAY if channels is None else channels == 1
@@ -95,7 +108,7 @@ def _encoding(image):
     return raw, 0xFFFF if has_16 else None
 
 
-def _scaled(image, name, raw, largest, value_range):
+def _scaled(image, name, raw, largest, value_range, say):
     """Return a gray image of more than 8 bits as one of 8."""
     values = np.asarray(image)
     if raw == "I;32N":  # unsigned, for which Pillow has no mode
@@ -106,8 +119,8 @@ def _scaled(image, name, raw, largest, value_range):
     opaque = values[~transparent] if not transparent.all() else np.zeros(1, int)
     if not np.isfinite(opaque).all():
         raise DataError("%s: holds numbers that are not finite" % name)
+    found = "%s to %s" % (opaque.min(), opaque.max())
     if value_range is None:
-        found = "%s to %s" % (opaque.min(), opaque.max())
         likely = "--value_range %s %s" % _likely_range(opaque.min(), opaque.max())
         if largest is None:
             kind = "floating-point numbers" if image.mode == "F" else "numbers"
@@ -118,6 +131,10 @@ def _scaled(image, name, raw, largest, value_range):
             raise DataError("%s: has 16 bits, but uses only values from %s; %s" % (name, found, hint))
     low, high = value_range or (0, largest)
     levels = np.rint((np.clip(values.astype(np.float64), low, high) - low) * 255 / (high - low)).astype(np.uint8)
+    beyond = np.mean((opaque < low) | (opaque > high))
+    if beyond > 0.5 or (levels.min() == levels.max() and opaque.min() < opaque.max()):
+        what = "mostly clipped" if beyond > 0.5 else "all one gray"
+        say("%s: its values, from %s, are %s in the range %g to %g" % (name, found, what, low, high))
     if image.format == "TIFF" and image.tag_v2.get(262) == 0:  # white is zero, which Pillow heeds in 8 bits only
         levels = 255 - levels
     levels[transparent] = 255

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiment_utils.datasets import epoch_order, level_files, open_dataset
 from experiment_utils.errors import DataError
-from experiment_utils.image_files import centre_crop, list_images, read_image, to_array
+from experiment_utils.image_files import centre_crop, list_images, once, read_image, to_array
 from experiment_utils.options import interval
 
 
@@ -90,7 +90,7 @@ def _folder(path, resolution, class_factor, value_range, say):
         raise DataError(f"--class_factor {class_factor}: {path} is a folder of images; its subfolders are the classes")
     if resolution is None:
         raise DataError(f"--resolution: needed for a folder of images ({path})")
-    files = list_images(path, say)
+    files, say = list_images(path, say), once(say)
     parts = [os.path.relpath(file, path).split(os.sep) for file in files]
     folders = [each[0] if len(each) > 1 else None for each in parts]
     class_names = sorted({folder for folder in folders if folder is not None})
@@ -101,11 +101,11 @@ def _folder(path, resolution, class_factor, value_range, say):
 
     def images(indices):
         with ThreadPoolExecutor(8) as pool:
-            return np.stack(list(pool.map(lambda index: _load(files[index], resolution, value_range), indices)))
+            return np.stack(list(pool.map(lambda index: _load(files[index], resolution, value_range, say), indices)))
 
     return LabelledImages(os.path.basename(path), labels, class_names or ["all"], resolution, 3, images)
 
 
-def _load(path, resolution, value_range):
+def _load(path, resolution, value_range, say):
     """uint8 [resolution, resolution, 3]: the centred square of a picture, scaled."""
-    return to_array(centre_crop(read_image(path, path, 3, value_range), resolution))
+    return to_array(centre_crop(read_image(path, path, 3, value_range, say), resolution))

@@ -16,6 +16,7 @@ RANGE_SAMPLES, RANGE_BATCH = 64, 8  # latents to tell the range of values by, an
 USUAL_RANGE = (-1.0, 1.0)
 ROUNDED = 1e-5  # of the largest value of a range: what rounding may add to it
 FAR = 2.0  # values that are larger are not of [0, 1], nor of [-1, 1]
+SLIGHTLY_NEGATIVE = -0.5  # images that are never below are unlikely to have their black at -1
 
 Findings = collections.namedtuple("Findings", "element image_shape is_deterministic image_range remarks")
 Findings.__doc__ = """What the passes show.
@@ -45,6 +46,7 @@ def probe(call, module, name, samples, device, image_range=None, known=False):
         if known:
             passes.images([3, 4])
             return passes.findings(True, image_range or USUAL_RANGE)
+        passes.look_for_statistics()
         batch, pair = passes.images([0, 1, 2, 3, 4]), passes.images([3, 4])
         is_deterministic = _same(pair, passes.images([3, 4], state=2))
         if is_deterministic or _same(pair, passes.images([3, 4])):
@@ -119,7 +121,7 @@ class _Passes:
         smallest, largest = some_images.min().item(), some_images.max().item()
         z, y = self._samples(RANGE_SAMPLES, 1)
         for begin in range(0, RANGE_SAMPLES, RANGE_BATCH):
-            if smallest < 0:
+            if smallest < SLIGHTLY_NEGATIVE:
                 break
             some = slice(begin, begin + RANGE_BATCH)
             images = self._images(z[some], None if y is None else y[some])
@@ -129,10 +131,18 @@ class _Passes:
             if smallest >= 0 and largest <= high * (1 + ROUNDED) and not 1 + ROUNDED < largest <= FAR:
                 self.remark(f"its values lie in [0, {high}] and are scaled to [-1, 1] ({wrong})")
                 return (0.0, float(high))
-        if max(-smallest, largest) > FAR:
+        if smallest > SLIGHTLY_NEGATIVE or max(-smallest, largest) > FAR:
             found = f"{smallest:.3g} to {largest:.3g}"
             self.remark(f"has values from {found}; -1 is taken for black and 1 for white ({wrong})")
         return USUAL_RANGE
+
+    def look_for_statistics(self):
+        """Remark on the first batch normalisation whose running statistics have seen no batch."""
+        for name, layer in self._module.named_modules() if isinstance(self._module, nn.Module) else ():
+            seen = getattr(layer, "num_batches_tracked", None)
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm) and seen is not None and not seen.any():
+                self.remark(f"its layer {name} ({type(layer).__name__}) has running statistics of no batch, 0 and 1")
+                return
 
     def check_independence(self, images, others, tolerance=SAME):
         """Raise SnapshotError unless images of the same latents, from two passes, are the same."""
@@ -144,7 +154,7 @@ class _Passes:
             name, layer = layer
             where = f" through its layer {name} ({type(layer).__name__})"
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                cure = "it must normalise by running statistics (track_running_stats=True, evaluation mode)"
+                cure = "it needs running statistics: build it with them, and gather them in training mode"
         raise SnapshotError(f"{self._name}: each image depends on the other samples of its batch{where}; {cure}")
 
     def _images(self, z, y, state=1):
@@ -155,8 +165,8 @@ class _Passes:
         except UserError:
             raise
         except (Exception, SystemExit) as problem:  # it is the user's code, and may raise anything
-            sizes = "; it must take batches of any size" if self._shape or self._takes_one() else ""
-            raise SnapshotError(f"{failure(self._name, z, y, problem)}{sizes}") from problem
+            wanted = f"it must take z [N, {z.shape[1]}] for any N"
+            raise SnapshotError(f"{failure(self._name, z, y, problem)}; {wanted}") from problem
         if not torch.equal(given, z):
             raise SnapshotError(f"{self._name}: changes the z that it is given; let it work on z.clone()")
         if self._shape is None:
@@ -168,15 +178,6 @@ class _Passes:
         self._check(images, len(z))
         self._shape = images.shape[1:]
         return images.clone()  # a generator may use its memory again
-
-    def _takes_one(self):
-        """Whether a batch of one sample does not fail."""
-        try:
-            with _random_state(self._device, 1):
-                self._call(self._z[:1], None if self._y is None else self._y[:1])
-        except (Exception, SystemExit):  # whatever it is
-            return False
-        return True
 
     def _check(self, images, count):
         if not torch.is_tensor(images) or images.dim() != 4 or len(images) != count or not images.numel():

@@ -188,6 +188,15 @@ def test_a_value_range_that_is_none(tmp_path, low, high):
     refused(tmp_path, "--value_range %s %s: must be" % (low, high), options=["--value_range", low, high])
 
 
+def test_a_range_that_fits_some_files_only_is_said(tmp_path):
+    save(tmp_path / "in" / "a.tiff", np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8))
+    for name in "bc":
+        save(tmp_path / "in" / (name + ".png"), np.linspace(0, 4095, 64).astype(np.uint16).reshape(8, 8))
+    status, out, _ = run_tool("create_from_images", tmp_path / "out", tmp_path / "in", "--value_range", 0, 1)
+    lines = [line for line in out.splitlines() if "are mostly clipped in the range 0 to 1" in line]
+    assert status == 0 and len(lines) == 1 and ".png: its values, from 0 to 4095, " in lines[0]
+
+
 def test_a_folder_without_images(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "notes.txt").write_text("nothing")

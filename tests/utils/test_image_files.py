@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from experiment_utils.errors import DataError
-from experiment_utils.image_files import list_images, read_image
+from experiment_utils.image_files import list_images, once, read_image
 
 GRAY, COLOUR, GRAY_ALPHA, COLOUR_ALPHA = 0, 2, 4, 6  # of PNG
 
@@ -293,6 +293,30 @@ def test_eight_bits_need_no_range_and_heed_none(value_range):
     five_six_five = struct.pack("<2sIIIIiiHHIIiiIIIIIHH", b"BM", 70, 0, 66, 40, 1, 1, 1, 16, 3, 4, 0, 0, 0, 0, 0xF800,
                                 0x7E0, 0x1F, 1, 0)  # fmt: skip
     assert read(five_six_five, value_range=value_range) == [[[0, 0, 8]]]
+
+
+@pytest.mark.parametrize(
+    ("array", "value_range", "said"),
+    [
+        (np.float32([[0, 0.5, 1]]), (0, 4095), "from 0.0 to 1.0, are all one gray in the range 0 to 4095"),
+        (np.uint16([[3, 2000, 4067]]), (0, 1), "from 3 to 4067, are mostly clipped in the range 0 to 1"),
+        (np.uint16([[7, 7, 7]]), (0, 4095), None),  # of one gray in the file, too
+        (np.uint16([[0, 5000, 4095]]), (0, 4095), None),
+        (np.float32([[0, 0.5, 1]]), (0, 1), None),
+    ],
+)
+def test_a_range_that_does_not_fit_a_picture_is_said(array, value_range, said):
+    lines = []
+    read_image(io.BytesIO(tiff(array)), "picture", value_range=value_range, say=lines.append)
+    assert lines == ([] if said is None else ["picture: its values, " + said])
+
+
+def test_what_is_said_of_many_files_is_said_once():
+    lines = []
+    say = once(lines.append)
+    for name in "abc":
+        say(name)
+    assert lines == ["a (said of the first such file only)"]
 
 
 # ----------------------------------------------------------------------------------------------------------------------

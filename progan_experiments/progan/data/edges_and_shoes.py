@@ -13,7 +13,7 @@ import tempfile
 import zlib
 
 from experiment_utils.errors import DataError
-from experiment_utils.image_files import centre_crop, list_images, read_image, to_array
+from experiment_utils.image_files import centre_crop, list_images, once, read_image, to_array
 from experiment_utils.options import interval
 from progan.data.folders import shuffled
 
@@ -28,11 +28,11 @@ def open_pairs(source, scratch_dir, value_range=None):
     scratch_dir   where the compressed images of an archive are put meanwhile (one nameless file; 2 GB for edges2shoes)
     value_range   what is black and white where images have more than 8 bits, as `read_image` takes it
     """
-    value_range = interval(value_range, "--value_range")
+    value_range, say = interval(value_range, "--value_range"), once(print)
     if os.path.isdir(source):
         train = os.path.join(source, "train")
         paths = list_images(train if os.path.isdir(train) else source)
-        yield paths, lambda index: read_image(paths[index], paths[index], 3, value_range)
+        yield paths, lambda index: read_image(paths[index], paths[index], 3, value_range, say)
         return
     if not os.path.exists(source):
         raise DataError("%s: no such folder or archive" % source)
@@ -48,7 +48,7 @@ def open_pairs(source, scratch_dir, value_range=None):
         def read(index):
             name, offset, size = entries[index]
             scratch.seek(offset)
-            return read_image(io.BytesIO(scratch.read(size)), "%s: %s" % (source, name), 3, value_range)
+            return read_image(io.BytesIO(scratch.read(size)), "%s: %s" % (source, name), 3, value_range, say)
 
         yield [name for name, _, _ in entries], read
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiment_utils.errors import DataError
-from experiment_utils.image_files import centre_crop, list_images, read_image, to_array
+from experiment_utils.image_files import centre_crop, list_images, once, read_image, to_array
 from experiment_utils.options import interval
 
 
@@ -33,10 +33,10 @@ def folder_images(folder, resize=None, channels=None, value_range=None):
     Raises DataError naming the file that does not fit; the first in alphabetical order sets the measure.
     """
     value_range = interval(value_range, "--value_range")
-    paths = list_images(folder)
+    paths, say = list_images(folder), once(print)
 
     def load(path):
-        image = read_image(path, path, channels, value_range)
+        image = read_image(path, path, channels, value_range, say)
         if resize is None:
             check_square(image, path)
             return to_array(image)
