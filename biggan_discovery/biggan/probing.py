@@ -16,7 +16,7 @@ RANGE_SAMPLES, RANGE_BATCH = 64, 8  # latents to tell the range of values by, an
 USUAL_RANGE = (-1.0, 1.0)
 ROUNDED = 1e-5  # of the largest value of a range: what rounding may add to it
 FAR = 2.0  # values that are larger are not of [0, 1], nor of [-1, 1]
-SLIGHTLY_NEGATIVE = -0.5  # images that are never below are unlikely to have their black at -1
+SLIGHTLY_NEGATIVE = -0.5  # images that are never below, and have brighter pixels, hardly have their black at -1
 
 Findings = collections.namedtuple("Findings", "element image_shape is_deterministic image_range remarks")
 Findings.__doc__ = """What the passes show.
@@ -131,7 +131,7 @@ class _Passes:
             if smallest >= 0 and largest <= high * (1 + ROUNDED) and not 1 + ROUNDED < largest <= FAR:
                 self.remark(f"its values lie in [0, {high}] and are scaled to [-1, 1] ({wrong})")
                 return (0.0, float(high))
-        if smallest > SLIGHTLY_NEGATIVE or max(-smallest, largest) > FAR:
+        if (smallest > SLIGHTLY_NEGATIVE and largest > -SLIGHTLY_NEGATIVE) or max(-smallest, largest) > FAR:
             found = f"{smallest:.3g} to {largest:.3g}"
             self.remark(f"has values from {found}; -1 is taken for black and 1 for white ({wrong})")
         return USUAL_RANGE

@@ -309,7 +309,7 @@ def beyond_bytes(x):
         (beyond_bytes, (-1, 1)),
         (lambda x: x, (-1, 1)),
         (lambda x: 1.06 * in_unit_interval(9 * x) - 0.03, (-1, 1)),  # as of a last layer that is linear
-        (lambda x: 2 * in_unit_interval(x) - 1, (-1, 1)),
+        (lambda x: 0.2 * torch.tanh(x), (-1, 1)),
         (lambda x: (1 + 3e-7) * (x > 0).float(), (0, 1)),  # white, but for rounding
         (lambda x: 255 * (1 + 1e-6) * (x > 0).float(), (0, 255)),
         (lambda x: 1.01 * (x > 0).float(), (-1, 1)),
@@ -326,7 +326,7 @@ def test_the_range_is_told_by_64_images(finish, expected):
     torch.testing.assert_close(G(z()), (own - low) / (high - low) * 2 - 1)
     if expected == (-1, 1):
         assert torch.equal(G(z()), own)
-    if expected == (-1, 1) and own.abs().max() < 2 and own.min() < -0.5:
+    if expected == (-1, 1) and own.abs().max() < 2 and (own.min() < -0.5 or own.max() < 0.5):
         assert G.remarks == []
         return
     (remark,) = G.remarks
