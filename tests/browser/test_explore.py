@@ -29,7 +29,7 @@ import base64, json, sys
 import torch
 torch.set_num_threads(1)
 from types import SimpleNamespace
-from biggan import directions, exploring, weights
+from biggan import directions, exploring, sources, weights
 A_path = sources.files_beside()[1][0]
 flags = {"search_space": "all", "ndirs": None, "no_ortho": False, "seed": 0, "download": None, "G_path": None}
 chosen = SimpleNamespace(load_A=A_path, **flags)
