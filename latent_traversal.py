@@ -1278,9 +1278,10 @@ async function begin(seen) {
   performance.mark("ready");
   paintPicker().then(() => decodeAhead());
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  if (!still && !location.hash) playAll(true, 2 * (steps - 1)); // once, from the centre and back to it
+  if (!still && !linked) playAll(true, 2 * (steps - 1)); // once, from the centre and back to it
 }
 
+const linked = location.hash !== ""; // before remember() shortens the address
 open();
 const watcher = new IntersectionObserver(
   (entries) => {
