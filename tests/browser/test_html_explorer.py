@@ -307,6 +307,19 @@ def test_it_plays_once_when_opened_unless_motion_is_unwelcome(explore):
         assert step_of(page, "z8") == CENTRE and page.get_by_role("button", name="Play all").count() == 1
 
 
+def test_a_link_to_a_view_does_not_play_however_long_its_pictures_take(explore):
+    """Meanwhile the address is shortened, as the view is the first one."""
+    page = explore("one", reduced_motion="no-preference")
+    page.add_init_script("""
+        const now = createImageBitmap;
+        createImageBitmap = (...all) => new Promise((done) => setTimeout(() => done(now(...all)), 600));
+    """)
+    page.goto("about:blank")
+    page.goto(page.requests[0] + "#steps=4")
+    page.wait_for_selector("html[data-ready]")
+    assert page.evaluate("location.hash") == "" and page.get_by_role("button", name="Play all").count() == 1
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Keys, fingers, addresses
 
