@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from experiment_utils.errors import DataError
+from experiment_utils.options import interval
 
 _GRAY = {"1", "L", "LA", "La"}
 _NUMBERS = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}  # Pillow's modes of more than 8 bits; all are gray
@@ -18,6 +19,7 @@ VALUE_RANGE = {  # the flag --value_range, as `options.option` takes it
     "type": float,
     "nargs": 2,
     "metavar": ("LOW", "HIGH"),
+    "check": interval,
 }
 
 
@@ -86,7 +88,7 @@ def read_image(source, name, channels=None, value_range=None, say=print):
 
 
 def _mixed_up(image):
-    """Whether Pillow takes the bytes of a file for other numbers than they are. For an image that is not loaded yet."""
+    """Tell whether Pillow takes the bytes of a file for other numbers. The image must not be loaded yet."""
     if image.format == "TIFF":  # uncompressed, one colour after the other
         return image.tile[0][0] == "raw" and image.tag_v2.get(284) == 2 and max(image.tag_v2.get(258, (1,))) > 8
     return image.format == "FITS" and image.mode != "L"

@@ -22,7 +22,7 @@ import zlib
 
 import numpy as np
 
-from experiment_utils.errors import UserError
+from experiment_utils.errors import UserError, describe
 
 _COPIES = 8  # bytes and entries that calls may copy, in sizes of the file...
 _SMALL = 1 << 20  # ...and beyond those
@@ -77,7 +77,7 @@ def inert_load(stream, allowed, strict=False, persistent_load=None):
     except UserError:
         raise
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RuntimeError) as problem:
-        raise InertPickleError(f"damaged pickle ({type(problem).__name__}: {problem})") from None
+        raise InertPickleError(f"damaged pickle ({describe(problem)})") from None
 
 
 def _keys(values):

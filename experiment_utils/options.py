@@ -12,7 +12,8 @@ def option(default, help, type=None, nargs=None, choices=None, check=None, metav
     """Declare a dataclass field that is also the flag --NAME.
 
     type    turns one command-line word into a value (default: the type of `default`); bool makes a switch
-    check   called with the value; raises ValueError with what is wrong
+    check   called with the value, of a list with each one, unless nargs says how many there are; raises ValueError
+            with what is wrong
     """
     keywords = {"help": help, "type": type, "nargs": nargs, "choices": choices, "metavar": metavar}
     metadata = {"argument": keywords, "check": check}
@@ -103,8 +104,9 @@ def validate(options):
         check, value = field.metadata["check"], getattr(options, field.name)
         if check is None or value is None:
             continue
+        together = isinstance(field.metadata["argument"]["nargs"], int) or not isinstance(value, list)
         try:
-            for item in value if isinstance(value, list) else [value]:
+            for item in [value] if together else value:
                 check(item)
         except ValueError as problem:
             raise OptionError("--%s %s: %s" % (field.name, _words(value), problem)) from None
@@ -172,21 +174,13 @@ def at_least(minimum):
     return check
 
 
-def interval(values, where):
-    """Return two finite numbers, the smaller one first, as floats; None stays None.
-
-    Raises OptionError, which begins with `where` (a flag, say), for anything else.
-    """
-    if values is None:
-        return None
+def interval(values):
     try:
         low, high = map(float, values)
     except (TypeError, ValueError):
-        found = " ".join(repr(values).split())
-        raise OptionError("%s: must be two numbers, not %s" % (where, found)) from None
+        low = high = math.nan
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise OptionError("%s %g %g: must be two finite numbers, the smaller one first" % (where, low, high))
-    return low, high
+        raise ValueError("must be two finite numbers, the smaller one first")
 
 
 def integer_list(text):

@@ -17,7 +17,7 @@ import uvicorn
 from biggan.directions import name_of
 from biggan.explorer_guard import Guard
 from biggan.exploring import Setting
-from experiment_utils.errors import UserError
+from experiment_utils.errors import UserError, describe
 
 # Fonts that are there already: a theme's own would be fetched from Google
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Ubuntu", "sans-serif"]
@@ -220,7 +220,7 @@ def _answering(make):
             return gr.skip(), html.escape(str(problem))
         except Exception as problem:  # a user's generator may raise anything, a GPU may be full
             traceback.print_exc()
-            return gr.skip(), html.escape(f"{type(problem).__name__}: {problem}")
+            return gr.skip(), html.escape(describe(problem))
 
     return answer
 

@@ -71,9 +71,7 @@ class FrozenGenerator:
             raise SnapshotError(f"{name}: its class_names are of type {type(class_names).__name__}, not a list")
         if class_names is not None and len(class_names) != self.num_classes:
             raise SnapshotError(f"{name}: names {len(class_names)} classes and has {self.num_classes}")
-        if image_range is None:
-            image_range = getattr(module, "image_range", None)
-        known_range = interval(image_range, f"{name}: image_range")
+        known_range = self._known_range(image_range)
         found = probe(self._output, module, name, self._samples, self.device, known_range, known)
         self._element, self.image_shape, self.is_deterministic, self.image_range, self.remarks = found
         self._fed_by_z = None
@@ -247,6 +245,19 @@ class FrozenGenerator:
             module.to(self.device)
         except Exception as problem:  # modules of other libraries refuse some of this
             raise SnapshotError(f"{self.name}: cannot be frozen ({describe(problem)})") from problem
+
+    def _known_range(self, image_range):
+        """Return the given range, or else the module's own, as (low, high); None: neither is there."""
+        image_range = getattr(self.module, "image_range", None) if image_range is None else image_range
+        if image_range is None:
+            return None
+        try:
+            interval(image_range)
+        except ValueError as problem:
+            found = " ".join(repr(image_range).split())
+            raise SnapshotError(f"{self.name}: its image_range {problem}, is {found}") from None
+        low, high = map(float, image_range)
+        return low, high
 
     def _find_num_classes(self):
         for attribute in ("num_classes", "n_classes"):

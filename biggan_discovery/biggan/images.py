@@ -8,7 +8,6 @@ import numpy as np
 from experiment_utils.datasets import epoch_order, level_files, open_dataset
 from experiment_utils.errors import DataError
 from experiment_utils.image_files import centre_crop, list_images, once, read_image, to_array
-from experiment_utils.options import interval
 
 
 class LabelledImages:
@@ -47,7 +46,6 @@ def open_images(name, data_dir, resolution=None, class_factor=None, value_range=
     say            gets a line that counts the files of a folder that are no pictures
     Raises DataError, one line, for whatever is missing, broken or does not fit.
     """
-    value_range = interval(value_range, "--value_range")
     for path in (os.path.join(data_dir, name), name):
         if os.path.isdir(path) and not level_files(path):
             return _folder(path, resolution, class_factor, value_range, say)

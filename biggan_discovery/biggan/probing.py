@@ -1,4 +1,4 @@
-"""A few passes through a generator that somebody brings: where its images are, and whether they can be relied on."""
+"""Probe a generator that a user brings: find its images in what it returns, and check that they can be relied on."""
 
 import collections
 import collections.abc
@@ -50,12 +50,13 @@ def probe(call, module, name, samples, device, image_range=None, known=False):
         batch, pair = passes.images([0, 1, 2, 3, 4]), passes.images([3, 4])
         is_deterministic = _same(pair, passes.images([3, 4], state=2))
         if is_deterministic or _same(pair, passes.images([3, 4])):
-            passes.check_independence(pair[1], passes.images([5, 4])[1])
-            passes.check_independence(pair[0], passes.images([3, 5])[0])
+            for others, place in (([5, 4], 1), ([3, 5], 0)):  # each of the pair, beside another one
+                if not _same(pair[place], passes.images(others)[place]):
+                    raise passes.refusal(others, place)
         alone = passes.images([4])
         if is_deterministic:
-            passes.check_independence(batch[3:], pair, SAME_ACROSS_SIZES)
-            passes.check_independence(batch[4:], alone, SAME_ACROSS_SIZES)
+            if not all(_same(batch[-len(each) :], each, SAME_ACROSS_SIZES) for each in (pair, alone)):
+                raise passes.refusal([5, 4], 1)
         else:
             passes.remark("gives other images for the same z each time, as some noise is on")
         return passes.findings(is_deterministic, image_range or passes.find_range(batch))
@@ -144,18 +145,19 @@ class _Passes:
                 self.remark(f"its layer {name} ({type(layer).__name__}) has running statistics of no batch, 0 and 1")
                 return
 
-    def check_independence(self, images, others, tolerance=SAME):
-        """Raise SnapshotError unless images of the same latents, from two passes, are the same."""
-        if _same(images, others, tolerance):
-            return
-        layer = _mixing_layer(self._module, lambda: self.images([3, 4]), lambda: self.images([5, 4]))
+    def refusal(self, others, place):
+        """Return the SnapshotError for images that depend on their batch.
+
+        others, place   rows of another pair than 3 and 4, and where in both the same latent stands: it names the layer
+        """
+        layer = _mixing_layer(self._module, lambda: self.images([3, 4]), lambda: self.images(others), place)
         where, cure = "", "an image may depend on its own z alone"
         if layer is not None:
             name, layer = layer
             where = f" through its layer {name} ({type(layer).__name__})"
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
                 cure = "it needs running statistics: build it with them, and gather them in training mode"
-        raise SnapshotError(f"{self._name}: each image depends on the other samples of its batch{where}; {cure}")
+        return SnapshotError(f"{self._name}: each image depends on the other samples of its batch{where}; {cure}")
 
     def _images(self, z, y, state=1):
         given = z.clone()
@@ -211,15 +213,18 @@ def _random_state(device, seed):
 # The layer at which samples meet
 
 
-def _mixing_layer(module, first, second):
-    """Return (name, layer) of the first layer whose last sample differs between two passes that feed it the same.
+def _mixing_layer(module, first, second, place):
+    """Return (name, layer) of the first layer that makes something else of one and the same sample in two passes.
 
-    first, second   functions that pass two batches of one size through the module; their last samples are the same
+    first, second   functions that pass two batches of one size through the module
+    place           of the sample that is the same in both
     None where there is no such layer: the module's own code mixes the samples, or it is no module.
     """
     if not isinstance(module, nn.Module):
         return None
-    for (name, layer, *one), (other_name, _, *other) in zip(_calls(module, first), _calls(module, second)):
+    for (name, layer, *one), (other_name, _, *other) in zip(
+        _calls(module, first, place), _calls(module, second, place)
+    ):
         if name != other_name:
             return None
         (given, made), (given_other, made_other) = one, other
@@ -228,14 +233,14 @@ def _mixing_layer(module, first, second):
     return None
 
 
-def _calls(module, run):
-    """Return [(name, layer, last samples of its inputs, of its outputs)] in the order in which the layers finish."""
+def _calls(module, run, place):
+    """Return [(name, layer, a sample in its inputs, in its outputs)] in the order in which the layers finish."""
     calls, handles = [], []
     try:
         for name, layer in module.named_modules():
 
             def note(layer, inputs, output, name=name):
-                calls.append((name, layer, _last_samples(inputs), _last_samples(output)))
+                calls.append((name, layer, _samples_at(place, inputs), _samples_at(place, output)))
 
             handles.append(layer.register_forward_hook(note))
         run()
@@ -245,9 +250,11 @@ def _calls(module, run):
     return calls
 
 
-def _last_samples(values):
+def _samples_at(place, values):
     values = values if isinstance(values, (tuple, list)) else [values]
-    return [value[-1].clone() for value in values if torch.is_tensor(value) and value.dim()]
+    return [
+        value[place].clone() for value in values if torch.is_tensor(value) and len(value.shape) and len(value) > place
+    ]
 
 
 def _all_same(first, second):

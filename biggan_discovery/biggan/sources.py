@@ -1,4 +1,4 @@
-"""Where a generator is: among the bundled ones, in a file or folder, downloaded, on a hub, or made by a function.
+"""Find a generator: among the bundled ones, in a file or folder, downloaded, on a hub, or made by a function.
 
     resolve("clevr_simple_32")                       # Source(name="clevr_simple_32", path="….safetensors")
     resolve("owner/repository")                      # Source(name="owner--repository", path="….bin"), fetched

@@ -1,4 +1,4 @@
-"""Which network the content of a file of weights belongs to, whatever it is wrapped in.
+"""Find a generator in the content of a file of weights, whatever it is wrapped in.
 
 Trainers save a generator's tensors under names of their own: `module.` (DataParallel), `_orig_mod.` (torch.compile),
 `G.` or `generator.` (a module of several networks), in a dictionary beside the discriminator, the optimisers and an

@@ -50,6 +50,7 @@ class GeneratorOptions:
         float,
         nargs=2,
         metavar=("LOW", "HIGH"),
+        check=interval,
     )
     device: str = option(None, "cpu, cuda or cuda:1 (default: a GPU if there is one)", str)
 
@@ -65,7 +66,6 @@ def from_options(chosen):
     if chosen.download is None and chosen.download_url is not None:
         raise OptionError("--download_url: of which weights? say --download NAME too")
     path, device = chosen.G_path, pick_device(chosen.device)
-    image_range = interval(chosen.image_range, "--image_range")
     if chosen.download is not None:
         if path is not None and sources.full_name(path) != sources.full_name(chosen.download):
             raise OptionError(f"--G_path {path} and --download {chosen.download}: two generators; give one of them")
@@ -73,7 +73,7 @@ def from_options(chosen):
     elif path is None and rank() == 0:
         name = sources.DEFAULT
         print(f"generator: the bundled {name} (for ImageNet: --download 138k, or biggan-deep-128, -256, -512)")
-    G = load_generator(path, device, chosen.cache_dir, image_range)
+    G = load_generator(path, device, chosen.cache_dir, chosen.image_range)
     for remark in G.remarks if rank() == 0 else []:
         print(remark)
     return G

@@ -12,7 +12,7 @@ from torch import nn
 
 from biggan.frozen import FrozenGenerator
 from biggan.traversal import images_of
-from experiment_utils.errors import OptionError, SnapshotError
+from experiment_utils.errors import SnapshotError
 from latent_traversal import to_uint8
 
 DIM_Z = 4
@@ -145,6 +145,11 @@ def test_other_layers_that_mix_samples_are_refused(kind, strength):
     ids=["sorts", "adds its neighbour", "first adds the others", "last adds the others", "cumulates", "normalises"],
 )
 def test_mixing_that_spares_some_samples(mix):
+    class Mixing(nn.Module):
+        def forward(self, x):
+            return mix(x)
+
+    assert "of its batch through its layer middle (Mixing)" in refusal(Pictures(middle=Mixing()))
     assert "each image depends on the other samples of its batch" in refusal(lambda z: mix(z).view(-1, 1, 2, 2))
 
 
@@ -375,7 +380,7 @@ def test_a_range_that_is_given_or_that_the_object_states():
 
 @pytest.mark.parametrize("image_range", [(1, 1), (1, 0), (0, float("inf")), (float("nan"), 1), (0, 1, 2), "ab", 7])
 def test_ranges_that_are_none(image_range):
-    with pytest.raises(OptionError, match=r"^mine: image_range.*must be two"):
+    with pytest.raises(SnapshotError, match=r"^mine: its image_range must be two finite numbers, .*, is "):
         freeze(Pictures(), image_range=image_range)
 
 

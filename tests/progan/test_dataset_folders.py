@@ -185,7 +185,8 @@ def test_a_value_range_leaves_eight_bits_as_they_are(tmp_path):
 @pytest.mark.parametrize("low, high", [(1, 1), (4095, 0), (0, "inf"), ("nan", 1)])
 def test_a_value_range_that_is_none(tmp_path, low, high):
     save(tmp_path / "in" / "a.png", random_images(1, 4)[0])
-    refused(tmp_path, "--value_range %s %s: must be" % (low, high), options=["--value_range", low, high])
+    said = "--value_range %s %s: must be two finite numbers" % (float(low), float(high))
+    refused(tmp_path, said, options=["--value_range", low, high])
 
 
 def test_a_range_that_fits_some_files_only_is_said(tmp_path):

@@ -127,26 +127,23 @@ def test_integer_list_refuses(text):
         integer_list(text)
 
 
-@pytest.mark.parametrize(("values", "expected"), [(None, None), ((0, 1), (0, 1)), ([-5.0, 4095], (-5, 4095))])
-def test_interval(values, expected):
-    assert interval(values, "--size") == expected
+@dataclasses.dataclass
+class Pair:
+    within: list = option(None, "from where to where", float, nargs=2, check=interval)
 
 
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ((1, 1), "--size 1 1: must be two finite numbers, the smaller one first"),
-        ([4095.0, 0.0], "--size 4095 0: "),
-        ((0, float("nan")), "--size 0 nan: "),
-        ((float("-inf"), 0), "--size -inf 0: "),
-        ((1, 2, 3), r"--size: must be two numbers, not \(1, 2, 3\)"),
-        ("ab", "--size: must be two numbers, not 'ab'"),
-        (7, "--size: must be two numbers, not 7"),
-    ],
-)
-def test_no_interval(values, said):
-    with pytest.raises(OptionError, match="^" + said):
-        interval(values, "--size")
+def test_a_pair_is_checked_as_a_whole():
+    assert options.parse(Pair, "", argv=[]).within is None
+    assert options.parse(Pair, "", argv=["--within", "-5", "4095"]).within == [-5, 4095]
+    for bad in (["1", "1"], ["4095", "0"], ["0", "nan"], ["0", "inf"]):
+        with pytest.raises(OptionError, match=r"^--within \S+ \S+: must be two finite numbers, the smaller one first$"):
+            options.parse(Pair, "", argv=["--within", *bad])
+
+
+@pytest.mark.parametrize("values", [(1, 2, 3), (1,), "ab", 7, None, (None, 1)])
+def test_no_interval(values):
+    with pytest.raises(ValueError, match="must be two finite numbers"):
+        interval(values)
 
 
 def test_the_parser_of_a_command_is_had_without_running_it():

@@ -14,7 +14,6 @@ import zlib
 
 from experiment_utils.errors import DataError
 from experiment_utils.image_files import centre_crop, list_images, once, read_image, to_array
-from experiment_utils.options import interval
 from progan.data.folders import shuffled
 
 _EXTENSIONS = (".jpg", ".jpeg", ".png")
@@ -28,7 +27,7 @@ def open_pairs(source, scratch_dir, value_range=None):
     scratch_dir   where the compressed images of an archive are put meanwhile (one nameless file; 2 GB for edges2shoes)
     value_range   what is black and white where images have more than 8 bits, as `read_image` takes it
     """
-    value_range, say = interval(value_range, "--value_range"), once(print)
+    say = once(print)
     if os.path.isdir(source):
         train = os.path.join(source, "train")
         paths = list_images(train if os.path.isdir(train) else source)

@@ -4,7 +4,6 @@ import numpy as np
 
 from experiment_utils.errors import DataError
 from experiment_utils.image_files import centre_crop, list_images, once, read_image, to_array
-from experiment_utils.options import interval
 
 
 def shuffled(count):
@@ -32,7 +31,6 @@ def folder_images(folder, resize=None, channels=None, value_range=None):
 
     Raises DataError naming the file that does not fit; the first in alphabetical order sets the measure.
     """
-    value_range = interval(value_range, "--value_range")
     paths, say = list_images(folder), once(print)
 
     def load(path):

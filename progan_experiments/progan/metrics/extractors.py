@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from experiment_utils.download import DownloadError, fetch, file_sha256
-from experiment_utils.errors import OptionError, UserError
+from experiment_utils.errors import OptionError, UserError, describe
 from experiment_utils.inert_pickle import load_pth
 from progan.metrics.ppl import LPIPS_SIZE, resize_matrix
 
@@ -244,7 +244,7 @@ def _from_factory(source, network):
     except UserError:
         raise
     except Exception as problem:  # it is the user's code, and may raise anything
-        raise OptionError(f"--{network} {source}: no network ({type(problem).__name__}: {problem})") from problem
+        raise OptionError(f"--{network} {source}: no network ({describe(problem)})") from problem
     if not isinstance(module, torch.nn.Module):
         raise OptionError(f"--{network} {source}: makes a {type(module).__name__}, not a torch.nn.Module")
     return module
